@@ -1,0 +1,106 @@
+"""Gradients of a calibration objective with respect to every target: the backward half of `directed`.
+
+The margin of a pair is Δ = (1/|y⁺|) log p(y⁺|x) − (1/|y⁻|) log p(y⁻|x); its mean over the calibration
+set is linear in the answers' log-probabilities, so each answer carries a fixed weight and batches may
+be cut anywhere. One pass gives g = ∂/∂W Σ_a c_a log p(a|x). docs/methods.md section 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from personae.errors import DataError
+from personae.models import Question, Target, continuation_batches
+
+ATTRIBUTION_BATCH_TOKENS = 512
+
+Gradients = dict[str, torch.Tensor]  # by target name, (out, in) float32
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedQuestion:
+    """A question and the weight c of the length-normalised log-probability of each of its answers."""
+
+    question: Question
+    weights: tuple[float, ...]
+
+
+def attribute(
+    model: nn.Module,
+    targets: Sequence[Target],
+    questions: Sequence[WeightedQuestion],
+    *,
+    batch_tokens: int = ATTRIBUTION_BATCH_TOKENS,
+    share_prompt: bool = True,
+    tick: Callable[[int], None] | None = None,
+) -> Gradients:
+    """g = ∂/∂W Σ_q Σ_a c_qa · mean_t log p(a_t | x_q, a_<t), for every target, on the CPU in float32.
+
+    Memory: one float32 copy of the targets besides the model, and the activations of one batch.
+    """
+    if not questions:
+        raise DataError("no questions to attribute.")
+    batch_weights = [q.weights for q in questions]
+    with gradients_on(model, targets) as buffers:
+        batches = continuation_batches(
+            model, [q.question for q in questions], batch_tokens=batch_tokens, share_prompt=share_prompt
+        )
+        for items, scores in batches:
+            objective: torch.Tensor | None = None
+            for item, answers in zip(items, scores, strict=True):
+                for weight, values in zip(batch_weights[item], answers, strict=True):
+                    if weight:
+                        term = weight * values.mean()
+                        objective = term if objective is None else objective + term
+            if objective is not None:
+                objective.backward()  # type: ignore[no-untyped-call]
+            del objective, scores, answers, values
+            if tick:
+                tick(len(items))
+        return {t.name: t.view_of(buffers[id(t.parameter)]) for t in targets}
+
+
+@contextlib.contextmanager
+def gradients_on(model: nn.Module, targets: Sequence[Target]) -> Iterator[dict[int, torch.Tensor]]:
+    """Gradients on for the targets alone; yields float32 sums by id of the stored parameter.
+
+    Whatever required a gradient before, does so again afterwards, and `.grad` is left as it was found.
+    """
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    stored = {id(t.parameter): t.parameter for t in targets}
+    buffers: dict[int, torch.Tensor] = {}
+    handles = []
+
+    def accumulate(parameter: torch.Tensor) -> None:
+        # float32 whatever the model's dtype: a sum of thousands of bfloat16 gradients loses its tail
+        gradient = parameter.grad
+        assert gradient is not None
+        if id(parameter) in buffers:
+            buffers[id(parameter)] += gradient
+        else:
+            buffers[id(parameter)] = gradient.float().contiguous()
+        parameter.grad = None
+
+    try:
+        for parameter, _, _ in before:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for parameter in stored.values():
+            parameter.requires_grad_(True)
+            handles.append(parameter.register_post_accumulate_grad_hook(accumulate))
+        with torch.enable_grad():
+            yield buffers
+        for key, parameter in stored.items():  # an expert no token reached has no gradient: zero
+            if key not in buffers:
+                buffers[key] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient

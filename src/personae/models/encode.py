@@ -1,0 +1,115 @@
+"""A question and an answer -> token ids, with the chat template and no persona in it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from personae.errors import DataError
+
+_PROBE = "personae"  # an answer to find out what the template writes around answers
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of one prompt and of one answer to it (end-of-turn token included)."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None) -> str:
+    """The text the model sees before the answer.
+
+    With a chat template: the template's own rendering (a default system prompt stays in it); a
+    template that refuses the system role gets the system text in front of the question. Without one:
+    'Q: …\\nA:'.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        lead = f"{system}\n\n" if system else ""
+        return f"{lead}Q: {prompt}\nA:"
+    return _template(tokenizer, _messages(tokenizer, prompt, system), add_generation_prompt=True)
+
+
+def render_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
+    """The text of an answer as it follows the prompt: the answer and the end of the turn."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return f" {answer}{tokenizer.eos_token or ''}"
+    return f"{answer}{end_of_turn(tokenizer)}"
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes right after an answer (such as '<|im_end|>'), white space removed."""
+    opened = render_prompt(tokenizer, "?")
+    whole = _template(
+        tokenizer,
+        [*_messages(tokenizer, "?", None), {"role": "assistant", "content": _PROBE}],
+        add_generation_prompt=False,
+    )
+    after = whole[whole.rindex(_PROBE) + len(_PROBE) :].strip() if _PROBE in whole[len(opened) - 1 :] else ""
+    return after or str(tokenizer.eos_token or "")
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    answer: str,
+    *,
+    system: str | None = None,
+    context: int | None = None,
+) -> Encoded:
+    """Token ids of the rendered prompt and answer.
+
+    The answer is never cut; a prompt that leaves no room for it within `context` tokens loses its
+    beginning, with a warning. Errors: `DataError` when the answer alone fills the context.
+    """
+    head = encode_prompt(tokenizer, prompt, system)
+    tail = list(tokenizer(render_answer(tokenizer, answer), add_special_tokens=False)["input_ids"])
+    if context is not None and len(head) + len(tail) > context:
+        room = context - len(tail)
+        if room < 1:
+            raise DataError(
+                f"an answer of {len(tail)} tokens does not fit the model's context of {context}: {answer[:60]!r}…"
+            )
+        warnings.warn(
+            f"a prompt of {len(head)} tokens was cut from the left to {room} to fit the context of {context}: "
+            f"{prompt[:60]!r}…", stacklevel=2,
+        )  # fmt: skip
+        head = head[len(head) - room :]
+    return Encoded(tuple(head), tuple(tail))
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None) -> list[int]:
+    """Token ids of the rendered prompt."""
+    # A template writes its own special tokens; adding more would double the begin-of-text token.
+    special = getattr(tokenizer, "chat_template", None) is None
+    return list(tokenizer(render_prompt(tokenizer, prompt, system), add_special_tokens=special)["input_ids"])
+
+
+def context_length(model: Any) -> int | None:
+    """The longest sequence the model takes, in tokens, where its configuration says so."""
+    config = getattr(model, "config", None)
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _messages(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None) -> list[dict[str, str]]:
+    user = {"role": "user", "content": prompt}
+    if not system:
+        return [user]
+    messages = [{"role": "system", "content": system}, user]
+    try:
+        _template(tokenizer, messages, add_generation_prompt=True)
+    except Exception:  # jinja's raise_exception: 'System role not supported' (Gemma and others)
+        return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
+    return messages
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))

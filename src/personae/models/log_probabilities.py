@@ -1,0 +1,284 @@
+"""Log-probabilities of continuations and of text.
+
+`score_continuations` encodes each prompt once for all its answers: what all prompts share at the
+start (system prompt, template) once for the whole call, the rest of each prompt once for its answers,
+through the model's own key-value cache. `score_sequences` is the plain form, one row a sequence.
+Both are differentiable when gradients are on, and both run the head on answer tokens only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from personae.models.batches import Batch, head_on, make_batch, plan
+from personae.models.encode import Encoded
+
+Tick = Callable[[int], None]  # told how many items are done, for progress bars
+
+DEFAULT_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with its candidate answers, as token ids; no answer is empty."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+
+def score_sequences(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """log p of every counted token given the tokens before it, row-major, (N,) float32.
+
+    A counted first token has nothing before it and is left out.
+    """
+    counted = batch.counted.clone()
+    counted[:, 0] = False
+    with head_on(model, torch.roll(counted, -1, dims=1)):  # the row before a token predicts it
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[0]
+    return _pick(logits, batch.ids[counted])
+
+
+def _pick(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log softmax(logits)[target], (N,) float32, from logits (N, vocabulary)."""
+    return -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def sequence_batches(
+    encoded: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS, all_tokens: bool = False
+) -> list[Batch]:
+    """Prompt + answer sequences as length-sorted batches; answer tokens are counted (or all tokens)."""
+    sequences = [e.prompt + e.answer for e in encoded]
+    starts = [0 if all_tokens else len(e.prompt) for e in encoded]
+    return [make_batch(sequences, starts, group) for group in plan([len(s) for s in sequences], batch_tokens)]
+
+
+@torch.no_grad()
+def text_nll(
+    model: nn.Module, windows: Sequence[Sequence[int]], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> torch.Tensor:
+    """Negative log-likelihood of plain text, nats: one row (sum, tokens) a window, (windows, 2) float64."""
+    encoded = [Encoded((), tuple(w)) for w in windows]
+    return answer_nll(model, encoded, batch_tokens=batch_tokens)
+
+
+@torch.no_grad()
+def answer_nll(
+    model: nn.Module, encoded: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS, tick: Tick | None = None
+) -> torch.Tensor:
+    """Negative log-likelihood of answers given their prompts, nats: (sum, tokens) a row, (items, 2) float64."""
+    result = torch.zeros(len(encoded), 2, dtype=torch.float64)
+    for batch in sequence_batches(encoded, batch_tokens=batch_tokens):
+        counts = batch.counted.clone()
+        counts[:, 0] = False
+        values = score_sequences(model, batch.to(_device(model))).cpu().double()
+        for item, part in zip(batch.items, values.split(counts.sum(1).tolist()), strict=True):
+            result[item, 0], result[item, 1] = -part.sum(), part.numel()
+        if tick:
+            tick(len(batch.items))
+    return result
+
+
+def score_continuations(
+    model: nn.Module,
+    questions: Sequence[Question],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    share_prompt: bool = True,
+    tick: Tick | None = None,
+) -> list[list[torch.Tensor]]:
+    """For every question, for every answer: log p of each of its tokens, (tokens,) float32 on the CPU.
+
+    `share_prompt=False` encodes prompt and answer anew for every answer: slower, the same numbers.
+    """
+    result: list[list[torch.Tensor]] = [[] for _ in questions]
+    with torch.no_grad():
+        for items, scores in continuation_batches(
+            model, questions, batch_tokens=batch_tokens, share_prompt=share_prompt
+        ):
+            for item, answers in zip(items, scores, strict=True):
+                result[item] = [a.cpu() for a in answers]
+            if tick:
+                tick(len(items))
+    return result
+
+
+def continuation_batches(
+    model: nn.Module,
+    questions: Sequence[Question],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    share_prompt: bool = True,
+) -> Iterator[tuple[list[int], list[list[torch.Tensor]]]]:
+    """Batch by batch: (indices of questions, for each the token log-probabilities of its answers).
+
+    With gradients on, every batch carries its own graph, so the caller runs backward before the next.
+    """
+    if not questions:
+        return
+    if not share_prompt or not _can_share(model, questions):
+        yield from _one_by_one(model, questions, batch_tokens)
+        return
+    shared = _common_prefix([q.prompt for q in questions])
+    cost = [
+        (len(q.prompt) - shared) + sum(len(a) for a in q.answers) for q in questions
+    ]  # what one question adds to a batch, in tokens
+    prefix = questions[0].prompt[:shared]
+    kept: DynamicCache | None = None
+    for items in plan(cost, batch_tokens):
+        # Without gradients the prefix is computed once; with them each batch needs its own graph.
+        if kept is None or torch.is_grad_enabled():
+            kept = _encode_prefix(model, prefix)
+        yield items, _score_batch(model, [questions[i] for i in items], shared, _repeat(kept, len(items)))
+
+
+def _score_batch(
+    model: nn.Module, questions: list[Question], shared: int, cache: DynamicCache
+) -> list[list[torch.Tensor]]:
+    """One forward: each row holds a prompt's rest and then all its answers, side by side.
+
+    An answer sees the prompt and itself, not its rivals: the attention mask is a tree, and every
+    answer's positions begin where the prompt ends. Padding is only on the right.
+    """
+    device = _device(model)
+    tree = _pack(questions, shared)
+    # (B, 1, T, shared + T): 0 where a token may look, the most negative number where not
+    dtype = next(model.parameters()).dtype
+    mask = torch.zeros(tree.allowed.shape, dtype=dtype).masked_fill(~tree.allowed, torch.finfo(dtype).min)
+    with head_on(model, tree.rows):
+        logits = model(
+            input_ids=tree.ids.to(device),
+            attention_mask=mask[:, None].to(device),
+            position_ids=tree.positions.to(device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[0].float()  # (N, vocabulary)
+    source = tree.source.to(device)
+    normaliser = torch.logsumexp(logits, dim=-1)
+    values = logits[source, tree.targets.to(device)] - normaliser[source]
+    scores = iter(values.split([len(a) for q in questions for a in q.answers]))
+    return [[next(scores) for _ in q.answers] for q in questions]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    ids: torch.Tensor  # (B, T) token ids, padded on the right
+    positions: torch.Tensor  # (B, T)
+    allowed: torch.Tensor  # (B, T, shared + T) bool: may row token i look at column token j?
+    rows: torch.Tensor  # (B, T) bool: positions whose logits are needed
+    source: torch.Tensor  # (answer tokens,) which of the needed positions predicts each answer token
+    targets: torch.Tensor  # (answer tokens,)
+
+
+def _pack(questions: list[Question], shared: int) -> _Tree:
+    # The last token of an answer predicts nothing that is scored, so it is not fed.
+    lengths = [len(q.prompt) - shared + sum(len(a) - 1 for a in q.answers) for q in questions]
+    batch, width = len(questions), max(lengths)
+    ids = torch.zeros(batch, width, dtype=torch.int64)
+    positions = torch.zeros(batch, width, dtype=torch.int64)
+    rows = torch.zeros(batch, width, dtype=torch.bool)
+    branch = torch.full((batch, width), -1, dtype=torch.int64)  # 0 prompt, 1.. answers, -1 padding
+    needed: list[tuple[int, int]] = []  # (row, column) that predicts each answer token
+    targets: list[int] = []
+    for row, question in enumerate(questions):
+        own = question.prompt[shared:]
+        ids[row, : len(own)] = torch.tensor(own)
+        positions[row, : len(own)] = torch.arange(shared, len(question.prompt))
+        branch[row, : len(own)] = 0
+        begin = len(own)
+        for number, answer in enumerate(question.answers, start=1):
+            fed = len(answer) - 1
+            if fed:
+                ids[row, begin : begin + fed] = torch.tensor(answer[:-1])
+                positions[row, begin : begin + fed] = len(question.prompt) + torch.arange(fed)
+                branch[row, begin : begin + fed] = number
+            needed += [(row, len(own) - 1), *((row, begin + k) for k in range(fed))]
+            targets += answer
+            begin += fed
+    at = torch.tensor(needed)
+    rows[at[:, 0], at[:, 1]] = True
+    rank = rows.flatten().cumsum(0).view(batch, width) - 1  # where a position stands among the needed ones
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    own_branch = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == 0)
+    inside = causal & own_branch  # padding looks at earlier padding: finite, and never read
+    prefix = torch.ones(batch, width, shared, dtype=torch.bool)
+    return _Tree(
+        ids, positions, torch.cat([prefix, inside], dim=2), rows, rank[at[:, 0], at[:, 1]], torch.tensor(targets)
+    )
+
+
+def _encode_prefix(model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:
+    """Keys and values of the tokens all prompts share, (1, shared); the head is not run."""
+    cache = DynamicCache(config=_text_config(model))
+    ids = torch.tensor([prefix], dtype=torch.int64, device=_device(model))
+    if prefix:
+        with head_on(model, torch.zeros(ids.shape, dtype=torch.bool)):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    return cache
+
+
+def _repeat(cache: DynamicCache, rows: int) -> DynamicCache:
+    """The prefix cache for a batch of `rows` (autograd follows); the kept one is left as it is."""
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in fresh.layers:
+        if getattr(layer, "keys", None) is not None and layer.keys.numel():
+            layer.keys = layer.keys.expand(rows, -1, -1, -1)
+            layer.values = layer.values.expand(rows, -1, -1, -1)
+    return fresh
+
+
+def _one_by_one(
+    model: nn.Module, questions: Sequence[Question], batch_tokens: int
+) -> Iterator[tuple[list[int], list[list[torch.Tensor]]]]:
+    encoded = [Encoded(q.prompt, a) for q in questions for a in q.answers]
+    owner = [i for i, q in enumerate(questions) for _ in q.answers]
+    place = [k for q in questions for k in range(len(q.answers))]
+    # Rows of one question may fall into different batches, so answers are handed out when all are known.
+    waiting: list[list[torch.Tensor | None]] = [[None] * len(q.answers) for q in questions]
+    for batch in sequence_batches(encoded, batch_tokens=batch_tokens):
+        values = score_sequences(model, batch.to(_device(model)))
+        counts = batch.counted.sum(1).tolist()
+        done: list[int] = []
+        for row, part in zip(batch.items, values.split(counts), strict=True):
+            waiting[owner[row]][place[row]] = part
+            if all(w is not None for w in waiting[owner[row]]):
+                done.append(owner[row])
+        yield done, [[w for w in waiting[i] if w is not None] for i in done]
+
+
+def _can_share(model: nn.Module, questions: Sequence[Question]) -> bool:
+    """Caches of sliding windows shift under left padding, and recurrent models have none to share."""
+    if getattr(model, "_is_stateful", False) or any(len(q.prompt) < 1 for q in questions):
+        return False
+    config = _text_config(model)
+    if any("attention" not in str(t) for t in getattr(config, "layer_types", None) or []):
+        return False
+    window = getattr(config, "sliding_window", None)
+    longest = max(len(q.prompt) + max(len(a) for a in q.answers) for q in questions)
+    spread = longest - min(len(q.prompt) for q in questions)
+    return window is None or longest + spread <= window
+
+
+def _text_config(model: nn.Module) -> object:
+    config = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many first tokens all prompts share; every prompt keeps at least one token of its own."""
+    first, last = min(prompts), max(prompts)
+    limit = min(len(p) for p in prompts) - 1
+    same = 0
+    while same < limit and first[same] == last[same]:
+        same += 1
+    return same
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

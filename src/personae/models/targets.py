@@ -1,0 +1,203 @@
+"""Which weights are targets: Linear, Conv1D and fused expert tensors inside the repeated blocks.
+
+There is no table per architecture. The blocks are the outermost `ModuleList`s that hold matrices;
+inside them every Linear and Conv1D weight counts, and every three-dimensional parameter is a stack
+of experts. Experts that transformers keeps fused are cut into the matrices of the checkpoint and
+carry the checkpoint's names: we run the library's own save-time conversion on tensors that hold
+their positions, and read off where each checkpoint matrix lies inside the fused one.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from personae.errors import ModelError, OptionError
+
+Kind = Literal["attention", "mlp", "other"]
+
+_ROUTER_NAMES = {"gate", "router", "shared_expert_gate", "wg"}
+_ATTENTION = re.compile(r"attn|attention")
+_MLP = re.compile(r"mlp|ffn|feed_forward|fc\d|expert|moe|dense_\w*h")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One weight matrix W of shape (out, in), seen as a view into the parameter that stores it.
+
+    name: the checkpoint's name, such as 'model.layers.0.mlp.up_proj.weight'. module: who computes with it.
+    parameter: the tensor that is stored (Conv1D keeps it transposed, experts keep many in one).
+    offset, strides: where element (i, j) lies: offset + i·strides[0] + j·strides[1], in elements.
+    block: index of the repeated block. expert: index of the expert, or None. kind: 'attention', 'mlp', 'other'.
+    """
+
+    name: str
+    module_name: str
+    module: nn.Module = field(repr=False)
+    parameter: nn.Parameter = field(repr=False)
+    shape: tuple[int, int]
+    strides: tuple[int, int]
+    offset: int
+    block: int
+    kind: Kind
+    expert: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of weights, out × in."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The matrix, (out, in): a view without autograd; writing to it changes the model."""
+        return self.view_of(self.parameter.detach())
+
+    def view_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same window, (out, in), on a tensor laid out like `parameter` (its gradient, say)."""
+        if not tensor.is_contiguous():
+            raise ModelError(f"{self.name}: expected a contiguous tensor.")
+        return tensor.as_strided(self.shape, self.strides, tensor.storage_offset() + self.offset)
+
+
+def find_targets(model: nn.Module, patterns: str | Sequence[str] | None = None) -> list[Target]:
+    """All targets in the order of the model. `patterns`: shell-style, on names; any match keeps a target.
+
+    Embeddings, norms, biases, router gates and the output head are never targets.
+    Errors: `ModelError` when the model has no repeated blocks with matrices; `OptionError` when a
+    pattern matches nothing.
+    """
+    targets: list[Target] = []
+    for block_name, block, index in _blocks(model):
+        targets += _block_targets(model, block_name, block, index)
+    if not targets:
+        raise ModelError("no Linear, Conv1D or expert weights inside repeated blocks: not a model personae can mask.")
+    if patterns is None:
+        return targets
+    chosen: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matched = {t.name for t in targets if fnmatch.fnmatchcase(t.name, pattern)}
+        if not matched:
+            raise OptionError(
+                f"target pattern {pattern!r} matches no weight; names look like {targets[0].name!r} "
+                f"and {targets[-1].name!r}."
+            )
+        chosen |= matched
+    return [t for t in targets if t.name in chosen]
+
+
+def _blocks(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """(name, block, index) of the repeated blocks: items of outermost ModuleLists that hold matrices."""
+    found: list[tuple[str, nn.Module, int]] = []
+    outer: list[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{o}.") for o in outer):
+            continue
+        if any(_is_matrix(m) or _fused(m) for m in module.modules()):
+            outer.append(name)
+            found += [(f"{name}.{i}", block, i) for i, block in enumerate(module)]
+    return found
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _fused(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The three-dimensional parameters (experts, rows, columns) a module itself holds."""
+    return [(n, p) for n, p in module.named_parameters(recurse=False) if p.ndim == 3]
+
+
+def _block_targets(model: nn.Module, block_name: str, block: nn.Module, index: int) -> list[Target]:
+    found: list[Target] = []
+    names = _checkpoint_windows(model, block_name, block)
+    for path, module in block.named_modules():
+        full = f"{block_name}.{path}" if path else block_name
+        if _is_matrix(module) and path.rsplit(".", 1)[-1] not in _ROUTER_NAMES:
+            parameter = module.weight
+            assert isinstance(parameter, nn.Parameter)
+            rows, columns = parameter.shape
+            conv = isinstance(module, Conv1D)  # stored (in, out)
+            windows = names.get(f"{full}.weight", [])
+            name = windows[0][0] if len(windows) == 1 else f"{full}.weight"
+            found.append(
+                Target(
+                    name, full, module, parameter,
+                    (columns, rows) if conv else (rows, columns),
+                    (1, columns) if conv else (columns, 1),
+                    0, index, _kind(path),
+                )
+            )  # fmt: skip
+        for local, parameter in _fused(module):
+            stored = f"{full}.{local}"
+            for name, shape, strides, offset in names.get(stored) or _plain_windows(stored, parameter):
+                expert = offset // parameter[0].numel()
+                found.append(
+                    Target(name, full, module, parameter, shape, strides, offset, index, _kind(path), expert)
+                )
+    return found
+
+
+def _kind(path: str) -> Kind:
+    if _ATTENTION.search(path):
+        return "attention"
+    return "mlp" if _MLP.search(path) else "other"
+
+
+Window = tuple[str, tuple[int, int], tuple[int, int], int]  # checkpoint name, shape, strides, offset
+
+
+def _plain_windows(stored: str, parameter: nn.Parameter) -> list[Window]:
+    """One window an expert, named after the fused parameter, where the library knows no other names."""
+    experts, rows, columns = parameter.shape
+    return [(f"{stored}.{e}", (rows, columns), (columns, 1), e * rows * columns) for e in range(experts)]
+
+
+def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> dict[str, list[Window]]:
+    """For each stored parameter of a block: the checkpoint matrices inside it."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import revert_weight_conversion
+
+        if not (getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(model, add_legacy=False)):  # type: ignore[arg-type]
+            return {}
+        tagged: dict[str, torch.Tensor] = {}
+        owner: list[str] = []
+        for name, parameter in block.named_parameters():
+            full = f"{block_name}.{name}"
+            kind = torch.int32 if parameter.numel() < 2**31 else torch.int64
+            tagged[full] = torch.arange(parameter.numel(), dtype=kind).view(parameter.shape)
+            owner.append(full)
+        # The conversion keeps no record of where a tensor came from, so each parameter goes alone.
+        windows: dict[str, list[Window]] = {}
+        for full in owner:
+            reverted = revert_weight_conversion(model, {full: tagged[full]})  # type: ignore[arg-type]
+            read = [_read_window(name, tensor) for name, tensor in reverted.items() if tensor.ndim == 2]
+            if read and all(w is not None for w in read):
+                ordered = sorted((w for w in read if w is not None), key=lambda w: w[3])
+                if sum(w[1][0] * w[1][1] for w in ordered) == tagged[full].numel():
+                    windows[full] = ordered
+        return windows
+    except Exception as error:  # an internal interface of transformers: without it, only the names change
+        warnings.warn(
+            f"transformers' checkpoint conversion is not available ({error}); weights keep the names they have "
+            "in memory.", stacklevel=2,
+        )  # fmt: skip
+        return {}
+
+
+def _read_window(name: str, positions: torch.Tensor) -> Window | None:
+    """Where a checkpoint matrix lies, from the positions it holds; None if it is no regular window."""
+    rows, columns = positions.shape
+    offset = int(positions[0, 0])
+    down = int(positions[1, 0]) - offset if rows > 1 else columns
+    right = int(positions[0, 1]) - offset if columns > 1 else 1
+    expected = offset + torch.arange(rows)[:, None] * down + torch.arange(columns)[None, :] * right
+    return (name, (rows, columns), (down, right), offset) if torch.equal(expected, positions.long()) else None

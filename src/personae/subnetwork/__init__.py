@@ -1,0 +1,31 @@
+"""The artefact: masks, their algebra and provenance, and one `.persona` file on disk."""
+
+from __future__ import annotations
+
+from personae.subnetwork.artefact import Artefact, Subnetwork
+from personae.subnetwork.codec import decode, encode
+from personae.subnetwork.layout import ArtefactHeader, PayloadEntry, PersonaEntry
+from personae.subnetwork.mask import Mask, difference_count, difference_rate
+from personae.subnetwork.provenance import CalibrationIdentity, ModelIdentity, Provenance
+from personae.subnetwork.storage import add_persona, inspect, load, remove_persona, save
+
+__all__ = [
+    "Artefact",
+    "ArtefactHeader",
+    "CalibrationIdentity",
+    "Mask",
+    "ModelIdentity",
+    "PayloadEntry",
+    "PersonaEntry",
+    "Provenance",
+    "Subnetwork",
+    "add_persona",
+    "decode",
+    "difference_count",
+    "difference_rate",
+    "encode",
+    "inspect",
+    "load",
+    "remove_persona",
+    "save",
+]
