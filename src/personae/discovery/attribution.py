@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from personae.discovery.resume import Checkpoint
 from personae.errors import DataError
 from personae.models import Question, Target, continuation_batches
 
@@ -38,17 +39,29 @@ def attribute(
     batch_tokens: int = ATTRIBUTION_BATCH_TOKENS,
     share_prompt: bool = True,
     tick: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Gradients:
     """g = ∂/∂W Σ_q Σ_a c_qa · mean_t log p(a_t | x_q, a_<t), for every target, on the CPU in float32.
 
-    Memory: one float32 copy of the targets besides the model, and the activations of one batch.
+    Memory: one float32 copy of the targets besides the model, and the activations of one batch. With a
+    `checkpoint` the sums are kept now and then, and a killed pass goes on where it was.
     """
     if not questions:
         raise DataError("no questions to attribute.")
     batch_weights = [q.weights for q in questions]
+    kept = checkpoint.load() if checkpoint else None
+    done = kept[0] if kept else 0
+    names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
+        if kept:
+            buffers.update({key: kept[1][names[key]] for key in {id(t.parameter) for t in targets}})
         batches = continuation_batches(
-            model, [q.question for q in questions], batch_tokens=batch_tokens, share_prompt=share_prompt
+            model,
+            [q.question for q in questions],
+            batch_tokens=batch_tokens,
+            share_prompt=share_prompt,
+            skip=done,
+            skipped=tick,
         )
         for items, scores in batches:
             objective: torch.Tensor | None = None
@@ -62,6 +75,11 @@ def attribute(
             del objective, scores, answers, values
             if tick:
                 tick(len(items))
+            done += 1
+            if checkpoint and checkpoint.due():
+                checkpoint.save(done, {names[key]: b for key, b in buffers.items()})
+        if checkpoint:
+            checkpoint.clear()
         return {t.name: t.view_of(buffers[id(t.parameter)]) for t in targets}
 
 

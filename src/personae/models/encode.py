@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from personae.errors import DataError
 
@@ -42,7 +42,10 @@ def render_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes right after an answer (such as '<|im_end|>'), white space removed."""
+    """What the template writes right after an answer (such as '<|im_end|>'), up to the end of the line.
+
+    The tokenizer's end-of-text token where the template writes nothing there.
+    """
     opened = render_prompt(tokenizer, "?")
     whole = _template(
         tokenizer,
@@ -50,7 +53,8 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
         add_generation_prompt=False,
     )
     after = whole[whole.rindex(_PROBE) + len(_PROBE) :].strip() if _PROBE in whole[len(opened) - 1 :] else ""
-    return after or str(tokenizer.eos_token or "")
+    # Some templates (Phi-3) close a finished conversation with a second token on a line of its own.
+    return after.splitlines()[0].rstrip() if after else str(tokenizer.eos_token or "")
 
 
 def encode(
@@ -92,6 +96,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str |
 def context_length(model: Any) -> int | None:
     """The longest sequence the model takes, in tokens, where its configuration says so."""
     config = getattr(model, "config", None)
+    if isinstance(config, PreTrainedConfig):  # models that also see keep the language model's settings inside
+        config = config.get_text_config()
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
         value = getattr(config, key, None)
         if isinstance(value, int) and value > 0:
@@ -105,11 +111,16 @@ def _messages(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | Non
         return [user]
     messages = [{"role": "system", "content": system}, user]
     try:
-        _template(tokenizer, messages, add_generation_prompt=True)
-    except Exception:  # jinja's raise_exception: 'System role not supported' (Gemma and others)
-        return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
-    return messages
+        heard = system.strip() in _template(tokenizer, messages, add_generation_prompt=True)
+    except Exception:  # noqa: BLE001 - jinja's raise_exception: 'System role not supported' (Gemma and others)
+        heard = False
+    # A template may also leave the system message out without a word.
+    return messages if heard else [{"role": "user", "content": f"{system}\n\n{prompt}"}]
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+def _template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool
+) -> str:
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    )

@@ -11,8 +11,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from personae.errors import ModelError, OptionError
 from personae.models.default_model import DEFAULT_MODEL, Progress, ensure_default_model
@@ -67,8 +74,13 @@ def pick_device(device: str) -> torch.device:
     if kind not in usable:
         raise OptionError(f"unknown device {device!r}: choose auto, cpu, cuda or mps.")
     if not usable[kind]:
-        raise OptionError(f"device {device!r} is not available on this machine; `--device auto` picks one that is.")
-    return torch.device(device)
+        raise OptionError(
+            f"device {device!r} is not available on this machine; `--device auto` picks one that is."
+        )
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(f"unknown device {device!r}: choose auto, cpu, cuda, cuda:0 or mps.") from error
 
 
 def read_gguf(path: Path, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -81,7 +93,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
     # The weights are plain tensors now; with the quantisation note left in, save_pretrained refuses.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.hf_quantizer = None
+    setattr(model, "hf_quantizer", None)  # noqa: B010 - a plain object, which nn.Module does not announce
     return model, tokenizer
 
 
@@ -90,13 +102,18 @@ def _read_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = path.exists()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ModelError(f"there is no folder {path}; name a model folder, a .gguf file or a Hub id (owner/name).")
+        raise ModelError(
+            f"there is no folder {path}; name a model folder, a .gguf file or a Hub id (owner/name)."
+        )
     if not local and not _is_cached(source, revision):
         _check_reachable(source, revision)
     where = str(path) if local else source
-    options: dict[str, Any] = {} if local else {"revision": revision}
+    # Left open, transformers asks on the terminal whether to run a repository's own code; we never run it.
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if not local:
+        options["revision"] = revision
     config = AutoConfig.from_pretrained(where, **options)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
+    if not _is_causal(config):
         raise ModelError(
             f"{source} is a {type(config).__name__.removesuffix('Config')} model, not a causal (decoder-only) "
             "language model; personae needs one that predicts the next token."
@@ -108,27 +125,49 @@ def _read_pretrained(
     return model, tokenizer
 
 
+def _is_causal(config: PreTrainedConfig) -> bool:
+    """Decoder-only by its configuration: BERT and its kin have a causal class too, but attend both ways."""
+    if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return False
+    return type(config) not in MODEL_FOR_MASKED_LM_MAPPING or bool(getattr(config, "is_decoder", False))
+
+
 def _is_cached(source: str, revision: str | None) -> bool:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
+    try:
+        return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
+    except HFValidationError:
+        return False
 
 
 def _check_reachable(source: str, revision: str | None) -> None:
     """One short request, so that a machine without a network gets its answer at once, not after retries."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         HfApi().model_info(source, revision=revision, timeout=10)
     except HFValidationError as error:
-        raise ModelError(f"{source!r} is neither a folder, a .gguf file nor a valid Hub id (owner/name).") from error
+        raise ModelError(
+            f"{source!r} is neither a folder, a .gguf file nor a valid Hub id (owner/name)."
+        ) from error
     except GatedRepoError as error:
-        raise ModelError(f"{source} is gated on the Hub: accept its terms there and run `hf auth login`.") from error
+        raise ModelError(
+            f"{source} is gated on the Hub: accept its terms there and run `hf auth login`."
+        ) from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{source} has no revision {revision!r} on the Hub.") from error
     except RepositoryNotFoundError as error:
-        raise ModelError(f"{source} is neither a folder here nor a model on the Hub; check the spelling.") from error
+        raise ModelError(
+            f"{source} is neither a folder here nor a model on the Hub; check the spelling."
+        ) from error
     except Exception as error:
         raise ModelError(
             f"{source} is not on this machine and the Hub cannot be reached ({type(error).__name__}). "
@@ -150,21 +189,27 @@ def _as_model_error(source: str) -> Iterator[None]:
 def _check_causal(model: torch.nn.Module) -> None:
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError("this is an encoder-decoder model; personae works on causal (decoder-only) language models.")
-    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+        raise ModelError(
+            "this is an encoder-decoder model; personae works on causal (decoder-only) language models."
+        )
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
         raise ModelError("this model has no language-model head, so it is not a causal language model.")
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence transformers' own bars and notices: our callers show one bar, not five."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     hub_was_off = are_progress_bars_disabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     disable_progress_bars()
     hub_log = logging.getLogger("huggingface_hub")
     hub_level = hub_log.level
@@ -176,7 +221,7 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(level)
         if bars:
-            transformers.logging.enable_progress_bar()
+            transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         hub_log.setLevel(hub_level)
         if not hub_was_off:
             enable_progress_bars()

@@ -9,12 +9,15 @@ Both are differentiable when gradients are on, and both run the head on answer t
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
 
 from personae.models.batches import Batch, head_on, make_batch, plan
 from personae.models.encode import Encoded
@@ -22,6 +25,9 @@ from personae.models.encode import Encoded
 Tick = Callable[[int], None]  # told how many items are done, for progress bars
 
 DEFAULT_BATCH_TOKENS = 2048
+
+# Kinds of layers that obey an attention mask given whole; others ('linear_attention', 'conv', …) do not.
+_MASKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,11 @@ def _pick(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
+def _scored(batch: Batch) -> list[int]:
+    """How many values `score_sequences` returns for each row."""
+    return [int(n) for n in batch.counted[:, 1:].sum(1)]
+
+
 def sequence_batches(
     encoded: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS, all_tokens: bool = False
 ) -> list[Batch]:
@@ -69,15 +80,17 @@ def text_nll(
 
 @torch.no_grad()
 def answer_nll(
-    model: nn.Module, encoded: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS, tick: Tick | None = None
+    model: nn.Module,
+    encoded: Sequence[Encoded],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    tick: Tick | None = None,
 ) -> torch.Tensor:
     """Negative log-likelihood of answers given their prompts, nats: (sum, tokens) a row, (items, 2) float64."""
     result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     for batch in sequence_batches(encoded, batch_tokens=batch_tokens):
-        counts = batch.counted.clone()
-        counts[:, 0] = False
         values = score_sequences(model, batch.to(_device(model))).cpu().double()
-        for item, part in zip(batch.items, values.split(counts.sum(1).tolist()), strict=True):
+        for item, part in zip(batch.items, torch.split(values, _scored(batch)), strict=True):
             result[item, 0], result[item, 1] = -part.sum(), part.numel()
         if tick:
             tick(len(batch.items))
@@ -95,6 +108,7 @@ def score_continuations(
     """For every question, for every answer: log p of each of its tokens, (tokens,) float32 on the CPU.
 
     `share_prompt=False` encodes prompt and answer anew for every answer: slower, the same numbers.
+    With an empty prompt nothing predicts the first token, and its value is left out.
     """
     result: list[list[torch.Tensor]] = [[] for _ in questions]
     with torch.no_grad():
@@ -114,15 +128,19 @@ def continuation_batches(
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     share_prompt: bool = True,
+    skip: int = 0,
+    skipped: Tick | None = None,
 ) -> Iterator[tuple[list[int], list[list[torch.Tensor]]]]:
     """Batch by batch: (indices of questions, for each the token log-probabilities of its answers).
+
+    The first `skip` batches are not computed (a resumed pass has them already); `skipped` is told their items.
 
     With gradients on, every batch carries its own graph, so the caller runs backward before the next.
     """
     if not questions:
         return
     if not share_prompt or not _can_share(model, questions):
-        yield from _one_by_one(model, questions, batch_tokens)
+        yield from _one_by_one(model, questions, batch_tokens, skip, skipped)
         return
     shared = _common_prefix([q.prompt for q in questions])
     cost = [
@@ -130,7 +148,11 @@ def continuation_batches(
     ]  # what one question adds to a batch, in tokens
     prefix = questions[0].prompt[:shared]
     kept: DynamicCache | None = None
-    for items in plan(cost, batch_tokens):
+    for number, items in enumerate(plan(cost, batch_tokens)):
+        if number < skip:
+            if skipped:
+                skipped(len(items))
+            continue
         # Without gradients the prefix is computed once; with them each batch needs its own graph.
         if kept is None or torch.is_grad_enabled():
             kept = _encode_prefix(model, prefix)
@@ -151,17 +173,18 @@ def _score_batch(
     dtype = next(model.parameters()).dtype
     mask = torch.zeros(tree.allowed.shape, dtype=dtype).masked_fill(~tree.allowed, torch.finfo(dtype).min)
     with head_on(model, tree.rows):
-        logits = model(
+        output = model(
             input_ids=tree.ids.to(device),
             attention_mask=mask[:, None].to(device),
             position_ids=tree.positions.to(device),
             past_key_values=cache,
             use_cache=True,
-        ).logits[0].float()  # (N, vocabulary)
+        )
+    logits = output.logits[0].float()  # (N, vocabulary)
     source = tree.source.to(device)
     normaliser = torch.logsumexp(logits, dim=-1)
     values = logits[source, tree.targets.to(device)] - normaliser[source]
-    scores = iter(values.split([len(a) for q in questions for a in q.answers]))
+    scores = iter(torch.split(values, [len(a) for q in questions for a in q.answers]))
     return [[next(scores) for _ in q.answers] for q in questions]
 
 
@@ -208,7 +231,12 @@ def _pack(questions: list[Question], shared: int) -> _Tree:
     inside = causal & own_branch  # padding looks at earlier padding: finite, and never read
     prefix = torch.ones(batch, width, shared, dtype=torch.bool)
     return _Tree(
-        ids, positions, torch.cat([prefix, inside], dim=2), rows, rank[at[:, 0], at[:, 1]], torch.tensor(targets)
+        ids,
+        positions,
+        torch.cat([prefix, inside], dim=2),
+        rows,
+        rank[at[:, 0], at[:, 1]],
+        torch.tensor(targets),
     )
 
 
@@ -227,47 +255,56 @@ def _repeat(cache: DynamicCache, rows: int) -> DynamicCache:
     fresh = copy.copy(cache)
     fresh.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in fresh.layers:
-        if getattr(layer, "keys", None) is not None and layer.keys.numel():
+        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:
             layer.keys = layer.keys.expand(rows, -1, -1, -1)
             layer.values = layer.values.expand(rows, -1, -1, -1)
     return fresh
 
 
 def _one_by_one(
-    model: nn.Module, questions: Sequence[Question], batch_tokens: int
+    model: nn.Module, questions: Sequence[Question], batch_tokens: int, skip: int, skipped: Tick | None
 ) -> Iterator[tuple[list[int], list[list[torch.Tensor]]]]:
-    encoded = [Encoded(q.prompt, a) for q in questions for a in q.answers]
-    owner = [i for i, q in enumerate(questions) for _ in q.answers]
-    place = [k for q in questions for k in range(len(q.answers))]
-    # Rows of one question may fall into different batches, so answers are handed out when all are known.
-    waiting: list[list[torch.Tensor | None]] = [[None] * len(q.answers) for q in questions]
-    for batch in sequence_batches(encoded, batch_tokens=batch_tokens):
-        values = score_sequences(model, batch.to(_device(model)))
-        counts = batch.counted.sum(1).tolist()
-        done: list[int] = []
-        for row, part in zip(batch.items, values.split(counts), strict=True):
-            waiting[owner[row]][place[row]] = part
-            if all(w is not None for w in waiting[owner[row]]):
-                done.append(owner[row])
-        yield done, [[w for w in waiting[i] if w is not None] for i in done]
+    # All answers of a question stay in one batch: with gradients on, a yield is one graph.
+    most = max(len(q.answers) for q in questions)
+    cost = [most * (len(q.prompt) + max(len(a) for a in q.answers)) for q in questions]
+    for number, items in enumerate(plan(cost, batch_tokens)):
+        if number < skip:
+            if skipped:
+                skipped(len(items))
+            continue
+        chosen = [questions[i] for i in items]
+        sequences = [q.prompt + a for q in chosen for a in q.answers]
+        starts = [len(q.prompt) for q in chosen for _ in q.answers]
+        batch = make_batch(sequences, starts, range(len(sequences))).to(_device(model))
+        parts = iter(torch.split(score_sequences(model, batch), _scored(batch)))
+        yield items, [[next(parts) for _ in q.answers] for q in chosen]
 
 
 def _can_share(model: nn.Module, questions: Sequence[Question]) -> bool:
-    """Caches of sliding windows shift under left padding, and recurrent models have none to share."""
-    if getattr(model, "_is_stateful", False) or any(len(q.prompt) < 1 for q in questions):
-        return False
+    """Whether a tree-shaped attention mask over a key-value cache means what it should to this model.
+
+    Recurrent layers and windows shorter than a sequence (a mask given whole replaces the window) do
+    not allow it, nor do attention kernels that take no mask or positions that are not given (ALiBi).
+    """
     config = _text_config(model)
-    if any("attention" not in str(t) for t in getattr(config, "layer_types", None) or []):
+    if getattr(model, "_is_stateful", False) or getattr(config, "alibi", False):
         return False
-    window = getattr(config, "sliding_window", None)
-    longest = max(len(q.prompt) + max(len(a) for a in q.answers) for q in questions)
-    spread = longest - min(len(q.prompt) for q in questions)
-    return window is None or longest + spread <= window
+    if any(len(q.prompt) < 1 for q in questions):
+        return False
+    if not {"position_ids", "past_key_values"} <= inspect.signature(model.forward).parameters.keys():
+        return False
+    if getattr(config, "_attn_implementation", None) not in (None, "eager", "sdpa"):
+        return False
+    if not set(getattr(config, "layer_types", None) or []) <= _MASKED_LAYERS:
+        return False
+    longest = max(len(q.prompt) + sum(len(a) for a in q.answers) for q in questions)
+    keys = ("sliding_window", "window_size", "attention_chunk_size")
+    windows = [getattr(config, key, None) for key in keys]
+    return all(not isinstance(window, int) or longest <= window for window in windows)
 
 
-def _text_config(model: nn.Module) -> object:
-    config = model.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+def _text_config(model: nn.Module) -> PreTrainedConfig:
+    return cast(PreTrainedConfig, model.config).get_text_config()
 
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

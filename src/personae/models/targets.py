@@ -14,10 +14,11 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from personae.errors import ModelError, OptionError
@@ -52,7 +53,7 @@ class Target:
 
     @property
     def size(self) -> int:
-        """Number of weights, out × in."""
+        """Number of weights, out · in."""
         return self.shape[0] * self.shape[1]
 
     @property
@@ -78,7 +79,9 @@ def find_targets(model: nn.Module, patterns: str | Sequence[str] | None = None) 
     for block_name, block, index in _blocks(model):
         targets += _block_targets(model, block_name, block, index)
     if not targets:
-        raise ModelError("no Linear, Conv1D or expert weights inside repeated blocks: not a model personae can mask.")
+        raise ModelError(
+            "no Linear, Conv1D or expert weights inside repeated blocks: not a model personae can mask."
+        )
     if patterns is None:
         return targets
     chosen: set[str] = set()
@@ -137,7 +140,9 @@ def _block_targets(model: nn.Module, block_name: str, block: nn.Module, index: i
             )  # fmt: skip
         for local, parameter in _fused(module):
             stored = f"{full}.{local}"
-            for name, shape, strides, offset in names.get(stored) or _plain_windows(stored, parameter):
+            for name, shape, strides, offset in names.get(stored) or _plain_windows(
+                stored, module, parameter
+            ):
                 expert = offset // parameter[0].numel()
                 found.append(
                     Target(name, full, module, parameter, shape, strides, offset, index, _kind(path), expert)
@@ -154,10 +159,13 @@ def _kind(path: str) -> Kind:
 Window = tuple[str, tuple[int, int], tuple[int, int], int]  # checkpoint name, shape, strides, offset
 
 
-def _plain_windows(stored: str, parameter: nn.Parameter) -> list[Window]:
+def _plain_windows(stored: str, module: nn.Module, parameter: nn.Parameter) -> list[Window]:
     """One window an expert, named after the fused parameter, where the library knows no other names."""
     experts, rows, columns = parameter.shape
-    return [(f"{stored}.{e}", (rows, columns), (columns, 1), e * rows * columns) for e in range(experts)]
+    shape, strides = (rows, columns), (columns, 1)
+    if getattr(module, "is_transposed", False):  # kept as (experts, in, out), as in GPT-OSS
+        shape, strides = (columns, rows), (1, columns)
+    return [(f"{stored}.{e}", shape, strides, e * rows * columns) for e in range(experts)]
 
 
 def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> dict[str, list[Window]]:
@@ -166,7 +174,11 @@ def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> 
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import revert_weight_conversion
 
-        if not (getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(model, add_legacy=False)):  # type: ignore[arg-type]
+        library = cast(PreTrainedModel, model)
+        if not (
+            getattr(model, "_weight_conversions", None)
+            or get_model_conversion_mapping(library, add_legacy=False)
+        ):
             return {}
         tagged: dict[str, torch.Tensor] = {}
         owner: list[str] = []
@@ -178,14 +190,14 @@ def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> 
         # The conversion keeps no record of where a tensor came from, so each parameter goes alone.
         windows: dict[str, list[Window]] = {}
         for full in owner:
-            reverted = revert_weight_conversion(model, {full: tagged[full]})  # type: ignore[arg-type]
+            reverted = revert_weight_conversion(library, {full: tagged[full]})
             read = [_read_window(name, tensor) for name, tensor in reverted.items() if tensor.ndim == 2]
             if read and all(w is not None for w in read):
                 ordered = sorted((w for w in read if w is not None), key=lambda w: w[3])
                 if sum(w[1][0] * w[1][1] for w in ordered) == tagged[full].numel():
                     windows[full] = ordered
         return windows
-    except Exception as error:  # an internal interface of transformers: without it, only the names change
+    except Exception as error:  # noqa: BLE001 - an internal interface of transformers: without it, only the names change
         warnings.warn(
             f"transformers' checkpoint conversion is not available ({error}); weights keep the names they have "
             "in memory.", stacklevel=2,

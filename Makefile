@@ -1,0 +1,34 @@
+# Two commands need nothing before them: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(STAMP)
+	$(VENV)/bin/personae demo
+
+test: $(STAMP) lint
+	OMP_NUM_THREADS=1 PERSONAE_TEST_SPLIT=fast $(VENV)/bin/python -m pytest -m "not all" --cov --cov-report=term
+
+# What needs a browser, llama.cpp or Ray joins here with the issues that bring it.
+test-all: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m all
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check src tests benchmarks
+	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.run
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --disable-pip-version-check --quiet --editable ".[dev,hub]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

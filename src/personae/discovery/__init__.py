@@ -1,0 +1,60 @@
+"""From text to masks: statistics, attribution, scores, selection, budget, and the method that joins them."""
+
+from personae.discovery.attribution import WeightedQuestion, attribute
+from personae.discovery.budget import Capability, capability, largest_within
+from personae.discovery.calibration import (
+    Calibration,
+    against_base,
+    encode_contrast,
+    margin,
+    mean_log_probabilities,
+    nll,
+)
+from personae.discovery.discover import Choice, budget_text, choose, discover, measure, open_session, versions
+from personae.discovery.generic import GenericText, generic_text, windows
+from personae.discovery.progress import Progress, silent
+from personae.discovery.resume import Checkpoint
+from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
+from personae.discovery.session import Family, Session, to_masks
+from personae.discovery.settings import DEFAULT_BUDGET, METHODS, Settings
+from personae.discovery.statistics import InputStatistics, collect_statistics, merge, site
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "METHODS",
+    "Calibration",
+    "Capability",
+    "Checkpoint",
+    "Choice",
+    "Family",
+    "GenericText",
+    "InputStatistics",
+    "Progress",
+    "Session",
+    "Settings",
+    "WeightedQuestion",
+    "against_base",
+    "attribute",
+    "budget_text",
+    "capability",
+    "choose",
+    "collect_statistics",
+    "discover",
+    "drop_highest",
+    "drop_lowest",
+    "drop_n_of_m",
+    "encode_contrast",
+    "generic_text",
+    "largest_within",
+    "margin",
+    "mean_log_probabilities",
+    "measure",
+    "merge",
+    "nll",
+    "open_session",
+    "silent",
+    "site",
+    "to_masks",
+    "versions",
+    "windows",
+]

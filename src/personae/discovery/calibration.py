@@ -1,0 +1,134 @@
+"""A contrast or a persona as questions in token ids: what statistics, gradients and margins are taken on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personae.discovery.attribution import WeightedQuestion
+from personae.models import (
+    Encoded,
+    Question,
+    answer_nll,
+    context_length,
+    encode,
+    encode_prompt,
+    end_of_turn,
+    score_continuations,
+)
+from personae.personas import Contrast, Pair, Persona
+
+GREEDY_TOKENS = 64  # longest answer of the base model that stands in for a missing rival
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Encoded answers of both poles.
+
+    paired: one question with both answers an item (positive first), or empty. positive, negative: the
+    samples of each pole as prompt + answer, in their order.
+    """
+
+    paired: tuple[Question, ...]
+    positive: tuple[Encoded, ...]
+    negative: tuple[Encoded, ...]
+
+    def objective(self) -> list[WeightedQuestion]:
+        """The mean margin as weighted questions.
+
+        Paired: mean over pairs of mean log p(y⁺) − mean log p(y⁻). Unpaired: the difference of the two means.
+        """
+        if self.paired:
+            share = 1.0 / len(self.paired)
+            return [WeightedQuestion(q, (share, -share)) for q in self.paired]
+        return [
+            WeightedQuestion(Question(e.prompt, (e.answer,)), (sign / len(samples),))
+            for sign, samples in ((1.0, self.positive), (-1.0, self.negative))
+            for e in samples
+        ]
+
+
+def encode_contrast(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contrast: Contrast, system: str | None = None
+) -> Calibration:
+    """Both poles of a contrast as token ids, in the chat template."""
+    context = context_length(model)
+
+    def samples(pole: str) -> tuple[Encoded, ...]:
+        return tuple(
+            encode(tokenizer, s.prompt, s.answer, system=system, context=context) for s in contrast.samples(pole)
+        )
+
+    positive, negative = samples(contrast.positive), samples(contrast.negative)
+    paired: tuple[Question, ...] = ()
+    if contrast.paired:
+        # A prompt cut from the left may be cut differently for the two answers; the shorter one serves both.
+        paired = tuple(
+            Question(min(p.prompt, n.prompt, key=len), (p.answer, n.answer))
+            for p, n in zip(positive, negative, strict=True)
+        )
+    return Calibration(paired, positive, negative)
+
+
+@torch.no_grad()
+def against_base(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    persona: Persona,
+    tick: Callable[[int], None] | None = None,
+) -> Contrast:
+    """A one-sided persona as a contrast: its rival is the base model's own greedy answer to each question.
+
+    Answers the base model gives anyway (equal texts) are left out.
+    """
+    stop = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
+    pairs: list[Pair] = []
+    answers: dict[str, str] = {}
+    for sample in persona.samples:
+        if sample.prompt not in answers:
+            ids = torch.tensor([encode_prompt(tokenizer, sample.prompt)], device=model.device)
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=GREEDY_TOKENS,
+                eos_token_id=stop[0] if len(stop) == 1 else None, pad_token_id=0,
+            )[0, ids.shape[1] :]  # fmt: skip
+            answers[sample.prompt] = tokenizer.decode(out, skip_special_tokens=True).strip()
+        rival = answers[sample.prompt]
+        if rival and rival != sample.answer:
+            pairs.append(Pair(sample.prompt, sample.answer, rival))
+        if tick:
+            tick(1)
+    return Contrast(
+        name=persona.name, positive=persona.name, negative=f"not-{persona.name}", pairs=tuple(pairs),
+        positive_prompt=persona.prompt, description=persona.description, licence=persona.licence,
+        source=persona.source,
+    )  # fmt: skip
+
+
+def mean_log_probabilities(
+    model: PreTrainedModel, calibration: Calibration, *, tick: Callable[[int], None] | None = None
+) -> torch.Tensor:
+    """Length-normalised log p of each pole's answer; paired (pairs, 2), unpaired (1, 2) of the two means."""
+    if calibration.paired:
+        scored = score_continuations(model, calibration.paired, tick=tick)
+        return torch.tensor([[a.mean().item() for a in answers] for answers in scored], dtype=torch.float64)
+    means = []
+    for side in (calibration.positive, calibration.negative):
+        sums = answer_nll(model, side, tick=tick)
+        means.append(-(sums[:, 0] / sums[:, 1].clamp(min=1)).mean())
+    return torch.stack(means)[None, :]
+
+
+def margin(log_probabilities: torch.Tensor) -> tuple[float, float]:
+    """(share of items with a positive margin, exact ties one half; mean margin), from (items, 2)."""
+    difference = log_probabilities[:, 0] - log_probabilities[:, 1]
+    wins = (difference > 0).double() + 0.5 * (difference == 0).double()
+    return float(wins.mean()), float(difference.mean())
+
+
+def nll(model: PreTrainedModel, texts: Sequence[Encoded]) -> float:
+    """Negative log-likelihood a token, nats, over all counted tokens of the texts."""
+    sums = answer_nll(model, texts)
+    return float(sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1))

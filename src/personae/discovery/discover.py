@@ -1,0 +1,284 @@
+"""From text to masks: the whole method on one page.
+
+1. Split the contrast by question: calibration for scores, dev for choices, test is never read here.
+2. Encode; gather generic text (half calibrates cheapness, half measures capability loss).
+3. Statistics and gradients, streamed (`session`).
+4. For each pole: as many weights as asked, or as many as the capability budget allows (`choose`).
+5. Both poles with their provenance as one artefact.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import personae
+from personae.discovery.budget import Capability, capability, largest_within
+from personae.discovery.calibration import Calibration, against_base, encode_contrast, margin, mean_log_probabilities
+from personae.discovery.generic import GenericText, generic_text
+from personae.discovery.progress import Progress, silent
+from personae.discovery.resume import Checkpoint
+from personae.discovery.selection import Dropped, count
+from personae.discovery.session import Family, Session, to_masks
+from personae.discovery.settings import DEFAULT_CHEAP_SHARES, Settings
+from personae.errors import OptionError
+from personae.models import cache_directory, find_targets, fingerprint
+from personae.personas import Contrast, Persona, split
+from personae.runtime import wearing
+from personae.subnetwork import Artefact, CalibrationIdentity, ModelIdentity, Provenance, Subnetwork
+
+ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
+BUDGET_CHAT = 32  # held-out chat answers and plain windows a probe of the budget reads
+BUDGET_PLAIN = 12
+
+
+def discover(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    contrast: Contrast | Persona,
+    *,
+    generic: GenericText | str | Path | None = None,
+    targets: str | Sequence[str] | None = None,
+    split_seed: int | None = 0,
+    dev: Contrast | None = None,
+    resume: bool = True,
+    progress: Progress = silent,
+    **options: Any,
+) -> Artefact:
+    """Find the subnetworks of a contrast's two poles (of a lone persona: its own).
+
+    options: the fields of `Settings` (method, max_capability_loss, cheap_share, drop_share, sparsity, isolated,
+    selection, n_m, …). split_seed: the seed of the 60/20/20 split by question; calibration and dev are used
+    here, test is left for evaluation. None: all of `contrast` calibrates, and `dev` (or the contrast itself)
+    chooses. generic: generic text, or its source (see `generic_text`); default: sampled from the model.
+
+    Returns an artefact with both poles, their provenance and what was measured on dev. The model is
+    left with its base weights, bit for bit. Errors: `OptionError`, `DataError`, `ModelError`.
+    """
+    settings = Settings(**options).checked()
+    if isinstance(contrast, Persona):
+        if settings.method.startswith("contrastive"):
+            raise OptionError(
+                f"{settings.method} compares two personas, but {contrast.name!r} is one-sided: "
+                "give a contrast, or use directed, wanda or sparsegpt."
+            )
+        lone = contrast
+        with progress("answers of the base model", len(lone)) as tick:
+            contrast = against_base(model, tokenizer, lone, tick)
+    else:
+        lone = None
+    if split_seed is None:
+        calibration_part, dev_part, part = contrast, dev or contrast, None
+    else:
+        parts = split(contrast, seed=split_seed)
+        calibration_part, dev_part, part = parts.calibration, dev or parts.dev, f"calibration of seed {split_seed}"
+    session = open_session(
+        model, tokenizer, calibration_part, generic=generic, targets=targets, tokens=settings.tokens,
+        seed=settings.seed, resume=resume, progress=progress,
+    )  # fmt: skip
+    started = time.perf_counter()
+    chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
+    seconds = time.perf_counter() - started
+    identity = CalibrationIdentity(
+        name=contrast.name, sha256=calibration_part.sha256, items=len(calibration_part), licence=contrast.licence,
+        split=part,
+    )  # fmt: skip
+    personas = []
+    for pole, choice in enumerate(chosen):
+        masks = to_masks(choice.dropped)
+        zeros = sum(m.dropped for m in masks.values())
+        personas.append(
+            Subnetwork(
+                name=contrast.poles[pole],
+                masks=masks,
+                provenance=Provenance(
+                    method=settings.method,
+                    parameters={**_parameters(settings), **choice.parameters},
+                    calibration=identity,
+                    seed=settings.seed,
+                    sparsity=zeros / session.size,
+                    measured={**choice.measured, "seconds_of_discovery": round(seconds, 1)},
+                    versions=versions(),
+                    licence=contrast.licence,
+                ),
+                description=contrast.description,
+                system_prompt=(contrast.positive_prompt, contrast.negative_prompt)[pole],
+            )
+        )
+    return Artefact(
+        model=model_identity(model, session),
+        personas={p.name: p for p in personas},
+        metadata={
+            "contrast": contrast.name,
+            "source": contrast.source,
+            "generic_text": {"source": session.generic.source, "sha256": session.generic.sha256},
+        },
+    )
+
+
+def open_session(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    calibration: Contrast,
+    *,
+    generic: GenericText | str | Path | None = None,
+    targets: str | Sequence[str] | None = None,
+    tokens: str = "answer",
+    seed: int = 0,
+    resume: bool = True,
+    progress: Progress = silent,
+) -> Session:
+    """Targets, token ids and generic text of one calibration set; nothing is computed from them yet."""
+    found = find_targets(model, targets)
+    encoded = encode_contrast(model, tokenizer, calibration)
+    if not isinstance(generic, GenericText):
+        with progress("generic text", 128) as tick:
+            generic = generic_text(model, tokenizer, found, source=generic, seed=seed, tick=tick)
+    checkpoint = None
+    if resume:
+        key = [fingerprint(found), str(model.dtype), calibration.sha256, [t.name for t in found], personae.__version__]
+        checkpoint = Checkpoint(cache_directory() / "resume", key)
+    return Session(model, tokenizer, found, encoded, generic, tokens, checkpoint, progress)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights dropped for one pole, how that number was chosen, and what dev says of it."""
+
+    dropped: Dropped
+    parameters: dict[str, Any]
+    measured: dict[str, Any]
+
+
+def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequence[int] = (0, 1)) -> list[Choice]:
+    """Masks of the poles: by the budget where one is set, else by the shares asked for."""
+    if settings.max_capability_loss is not None:
+        return _within_budget(session, settings, dev, poles)
+    chosen = []
+    for pole in poles:
+        if settings.isolated:
+            chosen.append(_best_isolated(session, settings, dev, pole))
+            continue
+        if settings.method == "directed":
+            cheap = settings.cheap_share or DEFAULT_CHEAP_SHARES[0]
+            family = session.family(settings, pole, cheap)
+            wanted = family.most if settings.drop_share is None else count(settings.drop_share, session.size)
+            if wanted > family.most:
+                raise OptionError(
+                    f"--drop-share {settings.drop_share} asks for {wanted:,} weights, but only {family.most:,} "
+                    f"candidates (--cheap-share {cheap}) help this pole; raise --cheap-share or lower --drop-share."
+                )
+            dropped = family.at(wanted)
+            parameters: dict[str, Any] = {"cheap_share": cheap}
+        else:
+            share = settings.sparsity if settings.sparsity is not None else 0.5
+            dropped = session.family(settings, pole).at(count(share, session.size))
+            parameters = {}
+        chosen.append(Choice(dropped, parameters, measure(session, dropped, dev, pole)))
+    return chosen
+
+
+def _within_budget(session: Session, settings: Settings, dev: Calibration, poles: Sequence[int]) -> list[Choice]:
+    """Per pole and cheap share: the most that keeps the budget; the cheap share with the best dev margin wins."""
+    text = budget_text(session.generic)
+    base = capability(session.model, text)
+    budget = settings.max_capability_loss
+    assert budget is not None
+    shares: Sequence[float | None] = DEFAULT_CHEAP_SHARES if settings.method == "directed" else (None,)
+    chosen: list[Choice] = []
+    for pole in poles:
+        best: Choice | None = None
+        for cheap in shares:
+            family = session.family(settings, pole, cheap)
+            with session.progress(f"capability budget (pole {pole + 1}, c={cheap})", 8) as tick:
+                number, loss = largest_within(_loss(session, family, text, base, tick), family.most, budget)
+            dropped = family.at(number)
+            measured = {**measure(session, dropped, dev, pole), "capability_loss_searched": loss}
+            choice = Choice(dropped, {"cheap_share": cheap} if cheap else {}, measured)
+            if best is None or measured["dev_margin_gain"] > best.measured["dev_margin_gain"]:
+                best = choice
+        assert best is not None
+        chosen.append(best)
+    return chosen
+
+
+def budget_text(generic: GenericText) -> GenericText:
+    """The part of the held-out generic text that a probe of the budget reads."""
+    held = generic.held_out
+    return GenericText(held.plain[:BUDGET_PLAIN], held.chat[:BUDGET_CHAT], held.source)
+
+
+def _loss(session: Session, family: Family, text: GenericText, base: Capability, tick: Any) -> Any:
+    def loss_at(number: int) -> float:
+        with wearing(session.targets, to_masks(family.at(number))):
+            loss = capability(session.model, text).loss(base)
+        tick(1)
+        return loss
+
+    return loss_at
+
+
+def _best_isolated(session: Session, settings: Settings, dev: Calibration, pole: int) -> Choice:
+    best: Choice | None = None
+    for weight in ISOLATED_WEIGHTS:
+        dropped = session.isolated(settings, pole, weight)
+        measured = measure(session, dropped, dev, pole)
+        if best is None or measured["dev_margin_gain"] > best.measured["dev_margin_gain"]:
+            best = Choice(dropped, {"isolated_weight": weight}, measured)
+    assert best is not None
+    return best
+
+
+def measure(session: Session, dropped: Dropped, dev: Calibration, pole: int) -> dict[str, Any]:
+    """What dev says: the share of items won by this pole, its mean margin, and the gain over base."""
+    base = session.__dict__.setdefault("_dev_base", {})
+    if id(dev) not in base:
+        base[id(dev)] = mean_log_probabilities(session.model, dev)
+    with wearing(session.targets, to_masks(dropped)):
+        worn = mean_log_probabilities(session.model, dev)
+    sign = 1 if pole == 0 else -1
+    won, mean = margin(worn)
+    _, before = margin(base[id(dev)])
+    own = worn[:, pole].mean() - base[id(dev)][:, pole].mean()
+    return {
+        "dev_items": len(dev.paired) or len(dev.positive) + len(dev.negative),
+        "dev_acc": won if pole == 0 else 1 - won,
+        "dev_margin": sign * mean,
+        "dev_margin_gain": sign * (mean - before),
+        "dev_own_answers": float(own),  # change of log p on the persona's own answers, nats a token
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {
+        "personae": personae.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def model_identity(model: PreTrainedModel, session: Session) -> ModelIdentity:
+    """Who the model is, for the artefact."""
+    return ModelIdentity(
+        id=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+        revision=getattr(model.config, "_commit_hash", None),
+        fingerprint=fingerprint(session.targets),
+        architecture=type(model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        targets={t.name: t.shape for t in session.targets},
+    )
+
+
+def _parameters(settings: Settings) -> dict[str, Any]:
+    return dict(json.loads(json.dumps({k: v for k, v in asdict(settings).items() if v is not None})))

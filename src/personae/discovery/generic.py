@@ -1,0 +1,260 @@
+"""Generic text: what a mask must leave alone. Plain text, and ordinary answers in the chat template.
+
+By default the model writes both itself: sampled at temperature 1 they are draws from its own
+distribution, so the rise of their negative log-likelihood under a mask estimates the KL divergence
+from the base model, and no data has to be fetched. Seeded, and cached per model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from personae.errors import DataError
+from personae.models import (
+    Encoded,
+    Target,
+    cache_directory,
+    context_length,
+    encode,
+    encode_prompt,
+    end_of_turn,
+    fingerprint,
+)
+
+WINDOW = 256  # tokens of a window of plain text
+ANSWER_TOKENS = 96  # longest sampled answer
+
+
+@dataclass(frozen=True, slots=True)
+class GenericText:
+    """Plain windows (prompt empty, every token counts) and chat answers; `source` says where they come from.
+
+    The first half of each calibrates (`cheap`), the second half measures (`held_out`).
+    """
+
+    plain: tuple[Encoded, ...]
+    chat: tuple[Encoded, ...]
+    source: str
+
+    @property
+    def cheap(self) -> GenericText:
+        """The half from which cheapness is computed."""
+        return GenericText(self.plain[0::2], self.chat[0::2], self.source)
+
+    @property
+    def held_out(self) -> GenericText:
+        """The other half, on which capability loss is measured while a budget is searched."""
+        return GenericText(self.plain[1::2], self.chat[1::2], self.source)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the token ids, in order."""
+        body = [[list(e.prompt), list(e.answer)] for part in (self.plain, self.chat) for e in part]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+
+def windows(tokenizer: PreTrainedTokenizerBase, text: str, *, size: int = WINDOW, limit: int | None = None) -> tuple[Encoded, ...]:
+    """Plain text cut into windows of `size` tokens; a last piece shorter than half a window is left out."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+    whole = [p for p in pieces if len(p) >= min(size // 2, len(ids))]
+    return tuple(Encoded((), tuple(p)) for p in whole[:limit] if len(p) > 1)
+
+
+def generic_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    targets: Sequence[Target],
+    *,
+    source: str | Path | None = None,
+    plain_items: int = 32,
+    chat_items: int = 96,
+    seed: int = 0,
+    tick: Callable[[int], None] | None = None,
+) -> GenericText:
+    """Generic text for cheapness and for the capability budget.
+
+    source: None samples from the model (cached); a text file gives plain windows; a jsonl of
+    {"text"} and/or {"prompt", "answer"} rows gives either kind; 'hub:owner/name' reads the same rows
+    from the Hub. Whatever kind the source lacks is sampled. Errors: `DataError` naming file and line.
+    """
+    plain: tuple[Encoded, ...] = ()
+    chat: tuple[Encoded, ...] = ()
+    if source is not None:
+        plain, chat = read_generic(tokenizer, source, context_length(model))
+        plain, chat = plain[:plain_items], chat[:chat_items]
+        for name, part in (("plain windows", plain), ("chat answers", chat)):
+            if len(part) == 1:
+                raise DataError(f"{source}: one of the {name} calibrates and one measures, but there is only one; add text.")
+    if plain and chat:
+        return GenericText(plain, chat, str(source))
+    own_plain, own_chat = _sampled(model, tokenizer, targets, plain_items, chat_items, seed, tick)
+    label = "sampled from the model" if source is None else f"{source}; the rest sampled from the model"
+    return GenericText(plain or own_plain, chat or own_chat, label)
+
+
+def read_generic(
+    tokenizer: PreTrainedTokenizerBase, source: str | Path, context: int | None
+) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
+    """(plain windows, chat answers) of a text file, a jsonl file, or a Hub data set."""
+    if str(source).startswith("hub:"):
+        rows = _hub_rows(str(source))
+    else:
+        path = Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise DataError(f"there is no generic text at {path}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read generic text from {path}: {error}.") from error
+        if path.suffix not in {".jsonl", ".ndjson"}:
+            plain = windows(tokenizer, text)
+            if not plain:
+                raise DataError(f"{path} holds no text.")
+            return plain, ()
+        rows = [(f"{path}, line {n}", _row(f"{path}, line {n}", line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    chat, lines = [], []
+    for where, row in rows:
+        if isinstance(row.get("prompt"), str) and isinstance(row.get("answer"), str):
+            chat.append(encode(tokenizer, row["prompt"], row["answer"], context=context))
+        elif isinstance(row.get("text"), str):
+            lines.append(row["text"])
+        else:
+            raise DataError(f'{where}: expected "text", or "prompt" and "answer"; found {sorted(row)}.')
+    plain = windows(tokenizer, "\n".join(lines)) if lines else ()
+    if not plain and not chat:
+        raise DataError(f"{source} holds no text.")
+    return plain, tuple(chat)
+
+
+def _row(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg}).") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object.")
+    return row
+
+
+def _hub_rows(source: str) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f'{source} needs the extra: pip install "personae[hub]".') from error
+    name, _, split = source.removeprefix("hub:").partition(":")
+    try:
+        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+        return [(f"{source}, row {n}", dict(row)) for n, row in enumerate(rows.take(4096))]
+    except Exception as error:  # network, unknown name, unknown split: the library raises many kinds
+        raise DataError(f"cannot read {source} from the Hub: {type(error).__name__}: {error}") from error
+
+
+# --- sampling from the model itself ---------------------------------------------------------------------------
+
+
+def neutral_prompts() -> list[str]:
+    """The neutral requests that ship with the package."""
+    return _lines("neutral_prompts.txt")
+
+
+def _lines(name: str) -> list[str]:
+    return resources.files("personae.data").joinpath(name).read_text(encoding="utf-8").splitlines()
+
+
+def _sampled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    targets: Sequence[Target],
+    plain_items: int,
+    chat_items: int,
+    seed: int,
+    tick: Callable[[int], None] | None,
+) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
+    recipe = json.dumps([fingerprint(targets), str(model.dtype), plain_items, chat_items, seed, WINDOW, ANSWER_TOKENS, 1])
+    path = cache_directory() / "generic" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.json"
+    if path.is_file():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            plain, chat = ([Encoded(tuple(p), tuple(a)) for p, a in stored[k]] for k in ("plain", "chat"))
+            return tuple(plain), tuple(chat)
+        except (ValueError, KeyError, TypeError):
+            pass  # a damaged cache file is made anew
+    openings, prompts = _lines("plain_openings.txt"), neutral_prompts()
+    plain = sample(
+        model, tokenizer, [tuple(tokenizer(o)["input_ids"]) for o in (openings * (plain_items // len(openings) + 1))[:plain_items]],
+        length=WINDOW // 2, seed=seed, ends=False, tick=tick,
+    )  # fmt: skip
+    plain = [Encoded((), e.prompt + e.answer) for e in plain]
+    chat = sample(
+        model, tokenizer, [tuple(encode_prompt(tokenizer, p)) for p in (prompts * (chat_items // len(prompts) + 1))[:chat_items]],
+        length=ANSWER_TOKENS, seed=seed + 1, ends=True, tick=tick,
+    )  # fmt: skip
+    _keep(path, {"recipe": recipe, "plain": _plain_lists(plain), "chat": _plain_lists(chat)})
+    return tuple(plain), tuple(chat)
+
+
+def _plain_lists(items: Sequence[Encoded]) -> list[list[list[int]]]:
+    return [[list(e.prompt), list(e.answer)] for e in items]
+
+
+def _keep(path: Path, body: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            json.dump(body, file)
+        os.replace(file.name, path)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    length: int,
+    seed: int,
+    ends: bool,
+    batch: int = 32,
+    tick: Callable[[int], None] | None = None,
+) -> list[Encoded]:
+    """Continuations at temperature 1 (no truncation of the distribution), `length` tokens at most.
+
+    ends=True stops at the end of the turn and keeps its token; the global random state is put back.
+    """
+    stop = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"] if ends else []
+    stop_ids = [stop[0]] if len(stop) == 1 else []
+    result: list[Encoded] = []
+    with torch.random.fork_rng(devices=[]):
+        set_seed(seed)
+        for begin in range(0, len(prompts), batch):
+            part = prompts[begin : begin + batch]
+            width = max(len(p) for p in part)
+            ids = torch.zeros(len(part), width, dtype=torch.int64)
+            mask = torch.zeros_like(ids)
+            for row, prompt in enumerate(part):
+                ids[row, width - len(prompt) :] = torch.tensor(prompt)
+                mask[row, width - len(prompt) :] = 1
+            out = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=True, temperature=1.0,
+                top_k=0, top_p=1.0, max_new_tokens=length, eos_token_id=stop_ids or -1, pad_token_id=0,
+            )[:, width:].cpu().tolist()  # fmt: skip
+            for prompt, row_ids in zip(part, out, strict=True):
+                end = next((i + 1 for i, t in enumerate(row_ids) if t in stop_ids), len(row_ids))
+                result.append(Encoded(prompt, tuple(row_ids[:end])))
+            if tick:
+                tick(len(part))
+    return result

@@ -1,0 +1,67 @@
+"""A calibration that was killed goes on where it was: sums and place are kept on disk now and then.
+
+One safetensors file and one JSON line, replaced together by one rename, under the hash of everything the sums
+depend on. Removed when the calibration is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+
+@dataclass
+class Checkpoint:
+    """Where partial sums of one calibration are kept. `key` is any JSON value the sums depend on."""
+
+    folder: Path
+    key: object
+    every: float = 30.0  # seconds between two writes
+    last: float = field(default_factory=time.monotonic)
+
+    @property
+    def path(self) -> Path:
+        """The file of this calibration."""
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"
+
+    def load(self) -> tuple[int, dict[str, torch.Tensor]] | None:
+        """(batches done, sums), or None where there is nothing usable."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                done = int((file.metadata() or {})["done"])
+                return done, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None
+
+    def due(self) -> bool:
+        """True when it is time to write again."""
+        return time.monotonic() - self.last >= self.every
+
+    def save(self, done: int, sums: Mapping[str, torch.Tensor]) -> None:
+        """Replace the kept sums; a full disk costs only the chance to resume."""
+        self.last = time.monotonic()
+        temporary: str | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+            os.close(handle)
+            save_file({n: t.contiguous() for n, t in sums.items()}, temporary, metadata={"done": str(done)})
+            os.replace(temporary, self.path)
+        except OSError:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """The calibration is whole: nothing to resume."""
+        self.path.unlink(missing_ok=True)

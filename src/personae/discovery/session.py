@@ -1,0 +1,207 @@
+"""One calibration, many methods: statistics, gains and cheapness are computed once and shared.
+
+`discover`, the controls of `personae eval` and the benchmarks all take their masks from here, so a
+control differs from a method in its score and in nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personae.discovery import scores
+from personae.discovery.attribution import Gradients, attribute
+from personae.discovery.calibration import Calibration
+from personae.discovery.generic import GenericText
+from personae.discovery.progress import Progress, silent
+from personae.discovery.resume import Checkpoint
+from personae.discovery.selection import Dropped, count, drop_highest, drop_lowest, drop_n_of_m
+from personae.discovery.settings import Settings
+from personae.discovery.statistics import Statistics, collect_statistics, site
+from personae.models import Encoded, Target
+from personae.subnetwork import Mask
+
+Pole = int  # 0 the positive pole, 1 the negative one
+
+
+@dataclass
+class Session:
+    """A model, a calibration set and a generic text, with everything that is computed from them kept."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    targets: list[Target]
+    calibration: Calibration
+    generic: GenericText
+    tokens: str = "answer"
+    checkpoint: Checkpoint | None = None
+    progress: Progress = silent
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of target weights."""
+        return sum(t.size for t in self.targets)
+
+    # --- what is computed once ---------------------------------------------------------------------------
+
+    @cached_property
+    def generic_statistics(self) -> Statistics:
+        """Statistics of the calibrating half of the generic text."""
+        text = self.generic.cheap
+        return self._statistics("generic text", text.plain + text.chat)
+
+    @cached_property
+    def pole_statistics(self) -> tuple[Statistics, Statistics]:
+        """Statistics of the answers of either pole."""
+        return (
+            self._statistics("positive answers", self.calibration.positive),
+            self._statistics("negative answers", self.calibration.negative),
+        )
+
+    def _statistics(self, title: str, texts: tuple[Encoded, ...], *, gram: bool = False) -> Statistics:
+        with self.progress(f"statistics: {title}", len(texts)) as tick:
+            result = collect_statistics(self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick)
+        unreached = sorted({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens})
+        if unreached:
+            warnings.warn(
+                f"no token of the {title} reached {len(unreached)} expert matrices; they keep all their weights: "
+                f"{', '.join(unreached[:6])}{', …' if len(unreached) > 6 else ''}", stacklevel=3,
+            )  # fmt: skip
+        return result
+
+    @cached_property
+    def gains(self) -> Gradients:
+        """H = −w·g of the mean margin for every target; positive where dropping helps the positive pole."""
+        questions = self.calibration.objective()
+        with self.progress("attribution", len(questions)) as tick:
+            gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=self.checkpoint)
+        for target in self.targets:  # in place: a second float32 copy of the model is not needed
+            gradients[target.name].mul_(target.weight.to("cpu", torch.float32)).neg_()
+        return gradients
+
+    @cached_property
+    def prices(self) -> dict[str, torch.Tensor]:
+        """What generic text pays for a weight, |w|·sqrt(mean x²), (out, in): the generic Wanda score."""
+        return {t.name: scores.wanda(t.weight, self.generic_statistics[site(t)], "l2").cpu() for t in self.targets}
+
+    def candidates(self, cheap_share: float) -> Dropped:
+        """True where cheapness u < c, per row; experts that generic text never reached offer none."""
+        result: Dropped = {}
+        for target in self.targets:
+            x = self.generic_statistics[site(target)]
+            mask = scores.cheapness(target.weight, x).cpu() < cheap_share
+            result[target.name] = mask if x.tokens else torch.zeros_like(mask)
+        return result
+
+    # --- masks -------------------------------------------------------------------------------------------
+
+    def family(self, settings: Settings, pole: Pole, cheap_share: float | None = None) -> Family:
+        """The nested masks of a method for one pole: from a number of weights to the weights dropped."""
+        if settings.method == "directed" or (settings.method == "random" and cheap_share is not None):
+            assert cheap_share is not None
+            return self._inside_budget(settings, pole, cheap_share)
+        keep, ties = self.scores(settings, pole)
+
+        def at(number: int) -> Dropped:
+            share = number / self.size
+            if settings.n_m:
+                return self._whole(drop_n_of_m(keep, *settings.n_m, ties=ties), pole)
+            return self._whole(drop_lowest(keep, share, settings.selection, ties), pole)
+
+        return Family(at, count(0.95, self.size))
+
+    def _inside_budget(self, settings: Settings, pole: Pole, cheap_share: float) -> Family:
+        """Candidates in the order of their gain (`directed`) or of chance (`random` inside the same budget)."""
+        candidates = self.candidates(cheap_share)
+        if settings.method == "random":
+            offset = settings.seed * 100_003 + pole
+            order = {t.name: scores.random(t.weight, offset * 1009 + i) + 1e-9 for i, t in enumerate(self.targets)}
+        else:
+            sign = 1.0 if pole == 0 else -1.0
+            order = {n: self._rank_by(n, h * sign, settings.rank_by) for n, h in self.gains.items()}
+        most = sum(int((candidates[n] & (v > 0)).sum()) for n, v in order.items())
+        return Family(lambda number: drop_highest(order, candidates, number), most)
+
+    def _rank_by(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
+        if rank_by == "gain":
+            return gain
+        return gain / self.prices[name].clamp(min=1e-12)
+
+    def isolated(self, settings: Settings, pole: Pole, weight: float) -> Dropped:
+        """A whole subnetwork at `sparsity`: per row, drop first by u − λ·sign(H)·r, r the rank of |H| in its row."""
+        sign = 1.0 if pole == 0 else -1.0
+        keep: dict[str, torch.Tensor] = {}
+        for target in self.targets:
+            cheap = scores.cheapness(target.weight, self.generic_statistics[site(target)]).cpu()
+            gain = self.gains[target.name] * sign
+            keep[target.name] = cheap - weight * gain.sign() * row_ranks(gain.abs())
+        assert settings.sparsity is not None
+        return self._whole(drop_lowest(keep, settings.sparsity, "row"), pole)
+
+    def scores(self, settings: Settings, pole: Pole) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+        """(scores, tie-breakers) of a method of METHODS section 3 for one pole; the lowest are dropped."""
+        method = settings.method
+        if method == "random":
+            base = settings.seed * 100_003 + pole
+            return {t.name: scores.random(t.weight, base * 1009 + i) for i, t in enumerate(self.targets)}, None
+        if method == "magnitude":
+            return {t.name: scores.magnitude(t.weight).cpu() for t in self.targets}, None
+        if method == "generic":
+            return self.prices, None
+        if method == "sparsegpt":
+            return self._sparsegpt(pole), None
+        own, rival = self.pole_statistics if pole == 0 else self.pole_statistics[::-1]
+        wanda = {t.name: scores.wanda(t.weight, own[site(t)], settings.statistic).cpu() for t in self.targets}
+        if method == "wanda":
+            return wanda, None
+        if method == "contrastive-wanda":
+            return {
+                t.name: scores.contrastive_wanda(t.weight, own[site(t)], rival[site(t)], phi=settings.phi).cpu()
+                for t in self.targets
+            }, wanda
+        assert method == "contrastive-sparse", method
+        return {
+            t.name: scores.contrastive_sparse(t.weight, own[site(t)], rival[site(t)]).cpu() for t in self.targets
+        }, wanda
+
+    def _sparsegpt(self, pole: Pole) -> dict[str, torch.Tensor]:
+        texts = self.calibration.positive if pole == 0 else self.calibration.negative
+        own = self._statistics("answers with their second moments", texts, gram=True)
+        return {t.name: scores.sparsegpt(t.weight, own[site(t)]).cpu() for t in self.targets}
+
+    def _whole(self, dropped: Dropped, pole: Pole) -> Dropped:
+        """Experts the calibration never reached keep all weights: their scores say nothing."""
+        silent_experts = [t for t in self.targets if t.expert is not None]
+        if silent_experts:
+            for target in silent_experts:
+                known = [s for s in self.__dict__.get("pole_statistics", ())] or [self.generic_statistics]
+                if not known[min(pole, len(known) - 1)][site(target)].tokens:
+                    dropped[target.name] = torch.zeros_like(dropped[target.name])
+        return dropped
+
+
+@dataclass(frozen=True)
+class Family:
+    """Nested masks: `at(n)` drops n weights, 1 <= n <= most."""
+
+    at: Callable[[int], Dropped]
+    most: int
+
+
+def row_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Rank of each value within its row, scaled to [0, 1); equal values rank by column."""
+    order = values.argsort(dim=1, stable=True)
+    ranks = torch.empty_like(order)
+    ranks.scatter_(1, order, torch.arange(values.shape[1]).expand_as(order))
+    return ranks.float() / values.shape[1]
+
+
+def to_masks(dropped: Mapping[str, torch.Tensor]) -> dict[str, Mask]:
+    """Masks of the artefact from boolean tensors (True = dropped)."""
+    return {name: Mask.from_dropped(d.cpu().numpy()) for name, d in dropped.items()}

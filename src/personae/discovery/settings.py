@@ -1,0 +1,104 @@
+"""What a user may ask of discovery, checked before anything is loaded or computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from personae.discovery.selection import SCOPES, check_share
+from personae.errors import OptionError
+
+METHODS = (
+    "directed",
+    "wanda",
+    "contrastive-wanda",
+    "contrastive-sparse",
+    "sparsegpt",
+    "generic",
+    "magnitude",
+    "random",
+)
+DEFAULT_BUDGET = 0.05  # nats a token
+DEFAULT_CHEAP_SHARES = (0.1, 0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options of one discovery. `checked()` fills the default of the budget and refuses contradictions.
+
+    method: one of METHODS. max_capability_loss: the budget, nats a token (the default way to choose how much
+    is dropped). cheap_share, drop_share: c and the share of weights dropped, for `directed`. sparsity: share of
+    weights dropped, for the scores and for isolated. isolated: a whole subnetwork at `sparsity` from `directed`.
+    selection: 'row', 'target' or 'global'. n_m: (N, M) keeps N of every M inputs. statistic: 'mean_abs' or 'l2'.
+    phi: 'relu' or 'softplus'. tokens: 'answer' or 'all'. rank_by: 'gain' (H) or 'gain-per-price' (H over the
+    generic Wanda score).
+    """
+
+    method: str = "directed"
+    max_capability_loss: float | None = None
+    cheap_share: float | None = None
+    drop_share: float | None = None
+    sparsity: float | None = None
+    isolated: bool = False
+    selection: str = "row"
+    n_m: tuple[int, int] | None = None
+    statistic: str = "mean_abs"
+    phi: str = "relu"
+    tokens: str = "answer"
+    rank_by: str = "gain"
+    seed: int = 0
+
+    def checked(self) -> Settings:
+        """These settings with the budget filled in where nothing else says how much to drop.
+
+        Errors: `OptionError` naming the two options that exclude each other, or the value out of range.
+        """
+        if self.method not in METHODS:
+            raise OptionError(f"unknown method {self.method!r}: choose {', '.join(METHODS)}.")
+        for name, value, choices in (
+            ("--selection", self.selection, SCOPES),
+            ("--statistic", self.statistic, ("mean_abs", "l2")),
+            ("--phi", self.phi, ("relu", "softplus")),
+            ("--tokens", self.tokens, ("answer", "all")),
+            ("--rank-by", self.rank_by, ("gain", "gain-per-price")),
+        ):
+            if value not in choices:
+                raise OptionError(f"unknown {name} {value!r}: choose {', '.join(choices)}.")
+        for option, share in (
+            ("--cheap-share", self.cheap_share),
+            ("--drop-share", self.drop_share),
+            ("--sparsity", self.sparsity),
+        ):
+            if share is not None:
+                check_share(share, option)
+        directed = self.method == "directed"
+        own_share = self.cheap_share is not None or self.drop_share is not None
+        if self.max_capability_loss is not None:
+            if not 0 < self.max_capability_loss < float("inf"):
+                raise OptionError(f"--max-capability-loss is {self.max_capability_loss}: it must be a positive number.")
+            for option, given in (
+                ("--cheap-share", self.cheap_share is not None),
+                ("--drop-share", self.drop_share is not None),
+                ("--sparsity", self.sparsity is not None),
+                ("--n-m", self.n_m is not None),
+            ):
+                if given:
+                    raise OptionError(f"--max-capability-loss chooses how much to drop; it excludes {option}.")
+        if self.isolated and (not directed or self.sparsity is None):
+            raise OptionError("--isolated needs --method directed and --sparsity.")
+        if self.isolated and own_share:
+            raise OptionError("--isolated drops --sparsity of each row; it excludes --cheap-share and --drop-share.")
+        if directed and self.sparsity is not None and not self.isolated:
+            raise OptionError("--method directed takes --drop-share; --sparsity goes with --isolated.")
+        if not directed and own_share:
+            raise OptionError(f"--cheap-share and --drop-share belong to directed; {self.method} takes --sparsity.")
+        if self.n_m is not None:
+            if directed:
+                raise OptionError("--n-m belongs to the scores, not to directed.")
+            if self.sparsity is not None:
+                raise OptionError("--n-m fixes the sparsity; it excludes --sparsity.")
+            if self.selection != "row":
+                raise OptionError("--n-m selects within rows; it excludes --selection target and global.")
+        fixed = own_share or self.sparsity is not None or self.n_m is not None
+        if not fixed and self.max_capability_loss is None:
+            return replace(self, max_capability_loss=DEFAULT_BUDGET)
+        return self

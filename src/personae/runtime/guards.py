@@ -1,0 +1,70 @@
+"""While a persona is worn, whatever would copy or move the masked weights unnoticed is refused.
+
+The refusals stand in the instance dictionaries of the model and of all modules inside it (`model.model`
+is a way to the weights too), where Python and PyTorch look before the class. They are gone, without a
+trace, as soon as the base weights are back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from torch import nn
+
+from personae.errors import PersonaInUseError
+
+__all__ = ["guard", "is_guarded", "unguard"]
+
+# attribute -> what the user did. `_apply` is behind to(), half(), cuda() and their kind; `__reduce_ex__`
+# behind pickle and torch.save(model); `__getstate__` behind copy.copy.
+_REFUSED = {
+    "state_dict": "state_dict()",
+    "load_state_dict": "load_state_dict()",
+    "save_pretrained": "save_pretrained()",
+    "_apply": "to(), half(), cuda() or another conversion",
+    "__deepcopy__": "copy.deepcopy()",
+    "__reduce_ex__": "pickling or torch.save()",
+    "__getstate__": "copy.copy()",
+}
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Stands in for one method of one module, and remembers what the instance had under that name."""
+
+    operation: str
+    hidden: tuple[object, ...]  # the instance's own attribute, or ()
+
+    def __call__(self, *arguments: object, **options: object) -> NoReturn:
+        raise PersonaInUseError(
+            f"{self.operation} while a persona is worn would take masked weights for the model's own: call "
+            "disable_persona() first (PersonaModel.to() and .save_pretrained() do so themselves). For a "
+            "checkpoint with the persona in it use `personae export`."
+        )
+
+
+def guard(model: nn.Module) -> None:
+    """Refuse the operations of `_REFUSED` on a model and on the modules in it."""
+    for module in model.modules():
+        own = module.__dict__
+        for name, operation in _REFUSED.items():
+            if name in own or name.startswith("__") or hasattr(type(module), name):
+                own[name] = _Refusal(operation, (own[name],) if name in own else ())
+
+
+def unguard(model: nn.Module) -> None:
+    """Take every refusal away again."""
+    for module in model.modules():
+        own = module.__dict__
+        for name in _REFUSED:
+            refusal = own.get(name)
+            if isinstance(refusal, _Refusal):
+                del own[name]
+                if refusal.hidden:
+                    own[name] = refusal.hidden[0]
+
+
+def is_guarded(model: nn.Module) -> bool:
+    """Whether some PersonaModel wears a persona on this model."""
+    return isinstance(model.__dict__.get("state_dict"), _Refusal)
