@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def test_a_plan_holds_every_item_once_within_its_tokens(lengths: list[int], toke
 @given(LENGTHS, st.integers(1, 200))
 def test_a_plan_is_greedy(lengths: list[int], tokens: int) -> None:
     groups = plan(lengths, tokens)
-    for group, following in zip(groups, groups[1:], strict=False):
+    for group, following in itertools.pairwise(groups):
         assert (len(group) + 1) * lengths[following[0]] > tokens
 
 

@@ -294,7 +294,12 @@ def test_the_endpoint_of_the_environment_is_the_one_that_is_asked(tmp_path: Path
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     environment["PYTHONPATH"] = str(Path(module.__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 1
     assert "ModelError: tiny/absent is not on this machine and the Hub cannot be reached" in done.stderr

@@ -190,6 +190,25 @@ def test_ticks_count_every_question_once(tiny_model: Any) -> None:
     assert ticks == [1, 1]
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_skipped_batches_are_told_and_not_computed(tiny_model: Any, share: bool) -> None:
+    model, _ = tiny_model("llama")
+    questions = make_questions(2)
+
+    def items(skip: int, told: list[int]) -> list[list[int]]:
+        batches = continuation_batches(
+            model, questions, batch_tokens=50, share_prompt=share, skip=skip, skipped=told.append
+        )
+        return [indices for indices, _ in batches]
+
+    everything: list[int] = []
+    whole = items(0, everything)
+    assert len(whole) > 2 and everything == []
+    told: list[int] = []
+    assert items(2, told) == whole[2:]
+    assert told == [len(batch) for batch in whole[:2]]
+
+
 def test_no_questions_no_scores(tiny_model: Any) -> None:
     model, _ = tiny_model("llama")
     assert score_continuations(model, []) == []

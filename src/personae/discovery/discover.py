@@ -23,7 +23,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import personae
 from personae.discovery.budget import Capability, capability, largest_within
-from personae.discovery.calibration import Calibration, against_base, encode_contrast, margin, mean_log_probabilities
+from personae.discovery.calibration import (
+    Calibration,
+    against_base,
+    encode_contrast,
+    margin,
+    mean_log_probabilities,
+)
 from personae.discovery.generic import GenericText, generic_text
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
@@ -80,7 +86,11 @@ def discover(
         calibration_part, dev_part, part = contrast, dev or contrast, None
     else:
         parts = split(contrast, seed=split_seed)
-        calibration_part, dev_part, part = parts.calibration, dev or parts.dev, f"calibration of seed {split_seed}"
+        calibration_part, dev_part, part = (
+            parts.calibration,
+            dev or parts.dev,
+            f"calibration of seed {split_seed}",
+        )
     session = open_session(
         model, tokenizer, calibration_part, generic=generic, targets=targets, tokens=settings.tokens,
         seed=settings.seed, resume=resume, progress=progress,
@@ -145,7 +155,13 @@ def open_session(
             generic = generic_text(model, tokenizer, found, source=generic, seed=seed, tick=tick)
     checkpoint = None
     if resume:
-        key = [fingerprint(found), str(model.dtype), calibration.sha256, [t.name for t in found], personae.__version__]
+        key = [
+            fingerprint(found),
+            str(model.dtype),
+            calibration.sha256,
+            [t.name for t in found],
+            personae.__version__,
+        ]
         checkpoint = Checkpoint(cache_directory() / "resume", key)
     return Session(model, tokenizer, found, encoded, generic, tokens, checkpoint, progress)
 

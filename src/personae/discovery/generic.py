@@ -64,7 +64,9 @@ class GenericText:
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
-def windows(tokenizer: PreTrainedTokenizerBase, text: str, *, size: int = WINDOW, limit: int | None = None) -> tuple[Encoded, ...]:
+def windows(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, size: int = WINDOW, limit: int | None = None
+) -> tuple[Encoded, ...]:
     """Plain text cut into windows of `size` tokens; a last piece shorter than half a window is left out."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
@@ -96,7 +98,9 @@ def generic_text(
         plain, chat = plain[:plain_items], chat[:chat_items]
         for name, part in (("plain windows", plain), ("chat answers", chat)):
             if len(part) == 1:
-                raise DataError(f"{source}: one of the {name} calibrates and one measures, but there is only one; add text.")
+                raise DataError(
+                    f"{source}: one of the {name} calibrates and one measures, but there is only one; add text."
+                )
     if plain and chat:
         return GenericText(plain, chat, str(source))
     own_plain, own_chat = _sampled(model, tokenizer, targets, plain_items, chat_items, seed, tick)
@@ -123,7 +127,11 @@ def read_generic(
             if not plain:
                 raise DataError(f"{path} holds no text.")
             return plain, ()
-        rows = [(f"{path}, line {n}", _row(f"{path}, line {n}", line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [
+            (f"{path}, line {n}", _row(f"{path}, line {n}", line))
+            for n, line in enumerate(text.splitlines(), 1)
+            if line.strip()
+        ]
     chat, lines = [], []
     for where, row in rows:
         if isinstance(row.get("prompt"), str) and isinstance(row.get("answer"), str):
@@ -182,7 +190,9 @@ def _sampled(
     seed: int,
     tick: Callable[[int], None] | None,
 ) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
-    recipe = json.dumps([fingerprint(targets), str(model.dtype), plain_items, chat_items, seed, WINDOW, ANSWER_TOKENS, 1])
+    recipe = json.dumps(
+        [fingerprint(targets), str(model.dtype), plain_items, chat_items, seed, WINDOW, ANSWER_TOKENS, 1]
+    )
     path = cache_directory() / "generic" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.json"
     if path.is_file():
         try:

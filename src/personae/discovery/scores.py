@@ -53,7 +53,12 @@ def separation(positive: InputStatistics, negative: InputStatistics) -> torch.Te
 
 
 def contrastive_wanda(
-    w: torch.Tensor, own: InputStatistics, rival: InputStatistics, *, phi: str = "relu", temperature: float = 1.0
+    w: torch.Tensor,
+    own: InputStatistics,
+    rival: InputStatistics,
+    *,
+    phi: str = "relu",
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """|w_ij|·φ(z_j), φ = relu or τ·softplus(z/τ); z measures the persona's own activation against its rival's.
 

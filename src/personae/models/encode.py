@@ -112,7 +112,7 @@ def _messages(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | Non
     messages = [{"role": "system", "content": system}, user]
     try:
         heard = system.strip() in _template(tokenizer, messages, add_generation_prompt=True)
-    except Exception:  # noqa: BLE001 - jinja's raise_exception: 'System role not supported' (Gemma and others)
+    except Exception:
         heard = False
     # A template may also leave the system message out without a word.
     return messages if heard else [{"role": "user", "content": f"{system}\n\n{prompt}"}]
@@ -121,6 +121,4 @@ def _messages(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | Non
 def _template(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool
 ) -> str:
-    return str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    )
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))

@@ -74,9 +74,7 @@ def pick_device(device: str) -> torch.device:
     if kind not in usable:
         raise OptionError(f"unknown device {device!r}: choose auto, cpu, cuda or mps.")
     if not usable[kind]:
-        raise OptionError(
-            f"device {device!r} is not available on this machine; `--device auto` picks one that is."
-        )
+        raise OptionError(f"device {device!r} is not available on this machine; `--device auto` picks one that is.")
     try:
         return torch.device(device)
     except RuntimeError as error:
@@ -102,9 +100,7 @@ def _read_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = path.exists()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ModelError(
-            f"there is no folder {path}; name a model folder, a .gguf file or a Hub id (owner/name)."
-        )
+        raise ModelError(f"there is no folder {path}; name a model folder, a .gguf file or a Hub id (owner/name).")
     if not local and not _is_cached(source, revision):
         _check_reachable(source, revision)
     where = str(path) if local else source
@@ -119,9 +115,7 @@ def _read_pretrained(
             "language model; personae needs one that predicts the next token."
         )
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    model = AutoModelForCausalLM.from_pretrained(
-        where, dtype="auto" if dtype == "auto" else DTYPES[dtype], **options
-    )
+    model = AutoModelForCausalLM.from_pretrained(where, dtype="auto" if dtype == "auto" else DTYPES[dtype], **options)
     return model, tokenizer
 
 
@@ -155,19 +149,13 @@ def _check_reachable(source: str, revision: str | None) -> None:
     try:
         HfApi().model_info(source, revision=revision, timeout=10)
     except HFValidationError as error:
-        raise ModelError(
-            f"{source!r} is neither a folder, a .gguf file nor a valid Hub id (owner/name)."
-        ) from error
+        raise ModelError(f"{source!r} is neither a folder, a .gguf file nor a valid Hub id (owner/name).") from error
     except GatedRepoError as error:
-        raise ModelError(
-            f"{source} is gated on the Hub: accept its terms there and run `hf auth login`."
-        ) from error
+        raise ModelError(f"{source} is gated on the Hub: accept its terms there and run `hf auth login`.") from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{source} has no revision {revision!r} on the Hub.") from error
     except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{source} is neither a folder here nor a model on the Hub; check the spelling."
-        ) from error
+        raise ModelError(f"{source} is neither a folder here nor a model on the Hub; check the spelling.") from error
     except Exception as error:
         raise ModelError(
             f"{source} is not on this machine and the Hub cannot be reached ({type(error).__name__}). "
@@ -189,9 +177,7 @@ def _as_model_error(source: str) -> Iterator[None]:
 def _check_causal(model: torch.nn.Module) -> None:
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            "this is an encoder-decoder model; personae works on causal (decoder-only) language models."
-        )
+        raise ModelError("this is an encoder-decoder model; personae works on causal (decoder-only) language models.")
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
         raise ModelError("this model has no language-model head, so it is not a causal language model.")
 

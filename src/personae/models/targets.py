@@ -79,9 +79,7 @@ def find_targets(model: nn.Module, patterns: str | Sequence[str] | None = None) 
     for block_name, block, index in _blocks(model):
         targets += _block_targets(model, block_name, block, index)
     if not targets:
-        raise ModelError(
-            "no Linear, Conv1D or expert weights inside repeated blocks: not a model personae can mask."
-        )
+        raise ModelError("no Linear, Conv1D or expert weights inside repeated blocks: not a model personae can mask.")
     if patterns is None:
         return targets
     chosen: set[str] = set()
@@ -140,13 +138,9 @@ def _block_targets(model: nn.Module, block_name: str, block: nn.Module, index: i
             )  # fmt: skip
         for local, parameter in _fused(module):
             stored = f"{full}.{local}"
-            for name, shape, strides, offset in names.get(stored) or _plain_windows(
-                stored, module, parameter
-            ):
+            for name, shape, strides, offset in names.get(stored) or _plain_windows(stored, module, parameter):
                 expert = offset // parameter[0].numel()
-                found.append(
-                    Target(name, full, module, parameter, shape, strides, offset, index, _kind(path), expert)
-                )
+                found.append(Target(name, full, module, parameter, shape, strides, offset, index, _kind(path), expert))
     return found
 
 
@@ -175,10 +169,7 @@ def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> 
         from transformers.core_model_loading import revert_weight_conversion
 
         library = cast(PreTrainedModel, model)
-        if not (
-            getattr(model, "_weight_conversions", None)
-            or get_model_conversion_mapping(library, add_legacy=False)
-        ):
+        if not (getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(library, add_legacy=False)):
             return {}
         tagged: dict[str, torch.Tensor] = {}
         owner: list[str] = []
@@ -197,7 +188,7 @@ def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> 
                 if sum(w[1][0] * w[1][1] for w in ordered) == tagged[full].numel():
                     windows[full] = ordered
         return windows
-    except Exception as error:  # noqa: BLE001 - an internal interface of transformers: without it, only the names change
+    except Exception as error:
         warnings.warn(
             f"transformers' checkpoint conversion is not available ({error}); weights keep the names they have "
             "in memory.", stacklevel=2,

@@ -1,0 +1,34 @@
+"""The command line: one file a subcommand; they parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from personae.cli import chat, demo, discover, doctor, evaluate, listing
+from personae.cli.console import errors_exit_with_2
+
+app = typer.Typer(
+    name="personae",
+    help="Find the subnetwork of a persona inside a frozen language model, keep it as a mask, put it on and off.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.command("list")(listing.list_personas)
+app.command("discover")(discover.discover)
+app.command("eval")(evaluate.evaluate)
+app.command("chat")(chat.chat)
+
+
+def main() -> None:
+    """Entry point: a `PersonaeError` becomes its message and exit code 2, Ctrl-C exit code 130."""
+    with errors_exit_with_2():
+        app()
+    sys.exit(0)
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,172 @@
+"""`personae discover`: from a contrast to a `.persona` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from personae.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    bar,
+    check_writable,
+    err,
+    load,
+    out,
+    print_json,
+    short_warnings,
+)
+from personae.errors import DataError, OptionError
+
+
+def discover(
+    contrast: Annotated[str, typer.Argument(help="Built-in name, file, or hub:owner/name; see `personae list`.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: CONTRAST.persona here.")] = None,
+    model: ModelOption = None,
+    method: Annotated[str, typer.Option(help="directed, wanda, contrastive-wanda, contrastive-sparse, sparsegpt, generic, magnitude, random.")] = "directed",
+    max_capability_loss: Annotated[float | None, typer.Option(help="Budget in nats a token on generic text. Default: 0.05.")] = None,
+    cheap_share: Annotated[float | None, typer.Option(help="c: candidates are the cheapest share of each row.")] = None,
+    drop_share: Annotated[float | None, typer.Option(help="Share of all target weights to drop.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of weights to drop, for the scores and --isolated.")] = None,
+    isolated: Annotated[bool, typer.Option("--isolated", help="A whole subnetwork at --sparsity.")] = False,
+    selection: Annotated[str, typer.Option(help="row, target or global.")] = "row",
+    n_m: Annotated[str | None, typer.Option("--n-m", help="Keep N of every M inputs, such as 2:4.")] = None,
+    statistic: Annotated[str, typer.Option(help="mean_abs (persona paper) or l2 (Wanda paper).")] = "mean_abs",
+    phi: Annotated[str, typer.Option(help="relu or softplus, for contrastive-wanda.")] = "relu",
+    tokens: Annotated[str, typer.Option(help="Which tokens statistics count: answer or all.")] = "answer",
+    rank_by: Annotated[str, typer.Option(help="Order of directed's candidates: gain or gain-per-price.")] = "gain",
+    generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…; default: sampled from the model.")] = None,
+    targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
+    pairs: Annotated[int | None, typer.Option(help="Use so many pairs of the data, chosen by seed.")] = None,
+    positive: Annotated[str | None, typer.Option(help="Name of the positive pole.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Name of the negative pole.")] = None,
+    role: Annotated[str | None, typer.Option(help="Role in a role-play file.")] = None,
+    against: Annotated[str | None, typer.Option(help="Rival role in a role-play file.")] = None,
+    data_format: Annotated[str | None, typer.Option("--format", help="Format of the file, if it is not recognised.")] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of the 60/20/20 split by question.")] = 0,
+    all_items: Annotated[bool, typer.Option("--all-items", help="Calibrate on everything; nothing is left to test on.")] = False,
+    cross_fit: Annotated[int | None, typer.Option(help="Report dev figures over K folds first (for small sets).")] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a calibration that was killed.")] = True,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Find the subnetworks of both poles of a contrast (or of a one-sided persona) and save them."""
+    from personae.discovery import Settings
+    from personae.discovery import discover as run
+
+    options: dict[str, Any] = {
+        "method": method, "max_capability_loss": max_capability_loss, "cheap_share": cheap_share,
+        "drop_share": drop_share, "sparsity": sparsity, "isolated": isolated, "selection": selection,
+        "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by, "seed": seed,
+    }  # fmt: skip
+    Settings(**options).checked()  # before anything is loaded
+    if cross_fit is not None and all_items:
+        raise OptionError("--cross-fit tests on held-out folds; it excludes --all-items.")
+    with short_warnings():
+        data = read_data(contrast, positive=positive, negative=negative, role=role, against=against, format=data_format)
+        if pairs is not None:
+            data = data.take(pairs, seed)
+        path = output or Path(f"{data.name}.persona")
+        check_writable(path, "--output")
+        lm, tokenizer = load(model, dtype, device)
+        folds = _cross_fit(lm, tokenizer, data, cross_fit, generic_text, targets, options) if cross_fit else None
+        artefact = run(
+            lm, tokenizer, data, generic=generic_text, targets=targets,
+            split_seed=None if all_items else split_seed, resume=resume, progress=bar, **options,
+        )  # fmt: skip
+        if folds is not None:
+            artefact = _with_folds(artefact, folds)
+        artefact.save(path)
+    result = {
+        "artefact": str(path.resolve()),
+        "personas": {
+            name: {
+                "sparsity": p.sparsity,
+                "dropped": p.dropped,
+                **p.provenance.measured,
+                **p.provenance.parameters,
+            }
+            for name, p in artefact.personas.items()
+        },
+        "cross_fit": folds,
+    }
+    if as_json:
+        print_json(result)
+        return
+    for name, persona in artefact.personas.items():
+        m = persona.provenance.measured
+        out.print(
+            f"[bold]{name}[/]: {persona.dropped:,} weights dropped ({persona.sparsity:.2%}); on {m['dev_items']} dev "
+            f"items acc {m['dev_acc']:.2f}, margin {m['dev_margin']:+.2f} nats a token"
+        )
+    for fold in folds or []:
+        out.print(f"fold {fold['fold']}: acc {fold['acc']:.2f}, acc_opposite {fold['acc_opposite']:.2f}")
+    out.print(f"saved to [bold]{path}[/]; try: personae chat {path}")
+
+
+def parse_n_m(text: str | None) -> tuple[int, int] | None:
+    """'2:4' -> (2, 4). Errors: `OptionError`."""
+    if text is None:
+        return None
+    try:
+        n, m = (int(part) for part in text.split(":"))
+    except ValueError as error:
+        raise OptionError(f"--n-m {text!r}: write two numbers, such as 2:4.") from error
+    return n, m
+
+
+def read_data(source: str, *, role: str | None = None, against: str | None = None, **options: Any) -> Any:
+    """A contrast; a lone persona where the data have one side only."""
+    from personae.personas import load_contrast, load_persona
+
+    if role is not None and against is None:
+        return load_persona(source, role=role, format=options.get("format"))
+    try:
+        return load_contrast(source, role=role, against=against, **options)
+    except DataError as error:
+        try:
+            persona = load_persona(source, format=options.get("format"))
+        except (DataError, OptionError):
+            raise error from None
+        err.print(f"{source} is one-sided: its rival is the base model's own answer.", highlight=False)
+        return persona
+
+
+def _cross_fit(
+    model: Any,
+    tokenizer: Any,
+    data: Any,
+    folds: int,
+    generic: str | None,
+    targets: list[str] | None,
+    options: Any,
+) -> list[dict[str, Any]]:
+    """K discoveries, each measured on the fold it did not read."""
+    from personae.discovery import discover as run
+    from personae.personas import Contrast
+    from personae.personas import cross_fit as make_folds
+
+    if not isinstance(data, Contrast):
+        raise OptionError("--cross-fit needs both poles.")
+    report = []
+    for number, (calibration, test) in enumerate(make_folds(data, folds), 1):
+        made = run(
+            model, tokenizer, calibration, dev=test, split_seed=None, generic=generic, targets=targets,
+            resume=False, progress=bar, **options,
+        )  # fmt: skip
+        first, second = (made[name].provenance.measured for name in data.poles)
+        report.append({"fold": number, "acc": first["dev_acc"], "acc_opposite": 1 - second["dev_acc"]})
+    return report
+
+
+def _with_folds(artefact: Any, folds: list[dict[str, Any]]) -> Any:
+    from personae.subnetwork import Artefact
+
+    return Artefact(artefact.model, artefact.personas, {**artefact.metadata, "cross_fit": folds})

@@ -1,0 +1,78 @@
+"""`personae eval`: one table of a persona, its rivals and its controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personae.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    bar,
+    check_writable,
+    load,
+    out,
+    print_json,
+    short_warnings,
+)
+from personae.cli.discover import read_data
+from personae.errors import DataError
+
+
+def evaluate(
+    contrast: Annotated[str, typer.Argument(help="Built-in name, file, or hub:owner/name.")],
+    artefact: Annotated[Path | None, typer.Argument(help="A .persona file with both poles.")] = None,
+    model: ModelOption = None,
+    method: Annotated[list[str] | None, typer.Option(help="Also discover by this method; may be repeated.")] = None,
+    control: Annotated[list[str] | None, typer.Option(help="random, magnitude, generic, opposite (default: all).")] = None,
+    match: Annotated[list[str] | None, typer.Option(help="Controls at equal sparsity and/or equal loss.")] = None,
+    random_seeds: Annotated[int, typer.Option(help="Seeds of the random control.")] = 5,
+    plain_text: Annotated[Path | None, typer.Option(help="Text file for capability loss.")] = None,
+    chat_text: Annotated[Path | None, typer.Option(help="jsonl of ordinary answers for capability loss.")] = None,
+    generic_text: Annotated[str | None, typer.Option(help="Generic text of discovery and of the controls.")] = None,
+    positive: Annotated[str | None, typer.Option(help="Name of the positive pole.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Name of the negative pole.")] = None,
+    data_format: Annotated[str | None, typer.Option("--format", help="Format of the file.")] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of the split; the test part is scored.")] = 0,
+    all_items: Annotated[bool, typer.Option("--all-items", help="Score every item, not just the test part.")] = False,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
+    allow_other_weights: Annotated[bool, typer.Option(help="Same names and shapes, other weights.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here as well.")] = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Score two answers a question under base, system prompt, masks and controls, with intervals."""
+    from personae.evaluation import capability_text_from_files, to_dict, to_rich, write_json
+    from personae.evaluation import evaluate as run
+    from personae.personas import Contrast
+    from personae.subnetwork import load as load_artefact
+
+    with short_warnings():
+        if output is not None:
+            check_writable(output, "--output")
+        data = read_data(contrast, positive=positive, negative=negative, format=data_format)
+        if not isinstance(data, Contrast):
+            raise DataError(f"{contrast} is one-sided; evaluation compares two answers a question.")
+        made = load_artefact(artefact) if artefact is not None else None
+        lm, tokenizer = load(model, dtype, device)
+        text = capability_text_from_files(lm, tokenizer, plain_text, chat_text) if plain_text or chat_text else None
+        result = run(
+            lm, tokenizer, data, made, methods=tuple(method or ()),
+            controls=tuple(control) if control else ("random", "magnitude", "generic", "opposite"),
+            match=tuple(match or ("sparsity",)), split_seed=None if all_items else split_seed,
+            random_seeds=random_seeds, capability_text=text, generic=generic_text, resamples=resamples, seed=seed,
+            allow_other_weights=allow_other_weights, progress=bar,
+        )  # fmt: skip
+        if output is not None:
+            write_json(result, output)
+    if as_json:
+        print_json(to_dict(result))
+    else:
+        out.print(to_rich(result))
