@@ -96,7 +96,7 @@ def plain_tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer: PreTrainedTokenizerBase, plain_tokenizer: PreTrainedTokenizerBase) -> TinyModel:
-    """`tiny_model(name, template=True, dtype=torch.float32, seed=0, **config)` -> a fresh (model, tokenizer)."""
+    """`tiny_model(name, template=True, dtype=…, seed=0, **configuration)` -> a fresh (model, tokenizer)."""
 
     def make(
         name: str, *, template: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any
@@ -140,9 +140,7 @@ def _train_tokenizer(template: str | None) -> PreTrainedTokenizerBase:
     return wrapped
 
 
-def _random_model(
-    name: str, tokenizer: PreTrainedTokenizerBase, seed: int, changes: dict[str, Any]
-) -> PreTrainedModel:
+def _random_model(name: str, tokenizer: PreTrainedTokenizerBase, seed: int, changes: dict[str, Any]) -> PreTrainedModel:
     kind, settings = _CONFIGURATIONS[name]
     special = {
         "vocab_size": len(tokenizer),

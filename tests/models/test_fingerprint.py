@@ -10,9 +10,7 @@ import torch
 from personae.models import find_targets, fingerprint
 
 
-def test_bfloat16_and_float32_of_one_checkpoint_are_the_same_model(
-    tiny_model: Any, architecture: str
-) -> None:
+def test_bfloat16_and_float32_of_one_checkpoint_are_the_same_model(tiny_model: Any, architecture: str) -> None:
     half, _ = tiny_model(architecture, dtype=torch.bfloat16)
     full, _ = tiny_model(architecture)
     assert fingerprint(find_targets(half)) == fingerprint(find_targets(full))
@@ -25,7 +23,8 @@ def test_one_changed_weight_is_another_model(tiny_model: Any, name: str) -> None
     model, _ = tiny_model(name)
     targets = find_targets(model)
     before = fingerprint(targets)
-    assert before.startswith("sha256:") and len(before) == 7 + 64
+    assert before.startswith("sha256:")
+    assert len(before) == 7 + 64
     targets[-1].weight[1, 2] += 0.5
     changed = fingerprint(targets)
     assert changed != before

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTNeoConfig, MambaConfig
 
 from personae.models import (
+    Batch,
     Encoded,
     Question,
     answer_nll,
@@ -43,9 +44,7 @@ def make_questions(shared: int, *, seed: int = 0, longest: int = 12) -> list[Que
     common = tokens(shared)
     lengths = [1, longest, *(draw.randint(1, longest) for _ in range(4))]
     return [
-        Question(
-            common + tokens(length), tuple(tokens(draw.choice((1, 2, 7))) for _ in range(1 + number % 3))
-        )
+        Question(common + tokens(length), tuple(tokens(draw.choice((1, 2, 7))) for _ in range(1 + number % 3)))
         for number, length in enumerate(lengths)
     ]
 
@@ -58,7 +57,8 @@ def assert_equal_to_oracle(
     with torch.no_grad():
         for question, answers in zip(questions, scores, strict=True):
             for answer, values in zip(question.answers, answers, strict=True):
-                assert values.dtype == torch.float32 and values.shape == (len(answer),)
+                assert values.dtype == torch.float32
+                assert values.shape == (len(answer),)
                 assert torch.allclose(values, oracle(model, question.prompt, answer), atol=TOLERANCE, rtol=0)
 
 
@@ -105,9 +105,7 @@ def test_gradients_equal_the_oracles(tiny_model: Any, architecture: str, share: 
     for target in targets:
         found = target.view_of(target.parameter.grad)
         scale = float(expected[target.name].abs().max())
-        assert torch.allclose(found, expected[target.name], atol=1e-4 * max(scale, 1.0), rtol=1e-3), (
-            target.name
-        )
+        assert torch.allclose(found, expected[target.name], atol=1e-4 * max(scale, 1.0), rtol=1e-3), target.name
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2"])
@@ -184,10 +182,26 @@ def test_ticks_count_every_question_once(tiny_model: Any) -> None:
     for share in (True, False):
         ticks: list[int] = []
         score_continuations(model, questions, batch_tokens=30, share_prompt=share, tick=ticks.append)
-        assert sum(ticks) == len(questions) and len(ticks) > 1
+        assert sum(ticks) == len(questions)
+        assert len(ticks) > 1
     ticks = []
     answer_nll(model, [Encoded((5,), (6,)), Encoded((5, 6), (7,))], batch_tokens=2, tick=ticks.append)
     assert ticks == [1, 1]
+
+
+def test_one_by_one_keeps_to_the_batch_size(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = tiny_model("llama")
+    questions = make_questions(2)
+    sizes: list[int] = []
+
+    def measure(model: nn.Module, batch: Batch) -> torch.Tensor:
+        sizes.append(batch.ids.numel())
+        return score_sequences(model, batch)
+
+    monkeypatch.setattr(module, "score_sequences", measure)
+    score_continuations(model, questions, batch_tokens=130, share_prompt=False)
+    assert 1 < len(sizes) < len(questions)
+    assert max(sizes) <= 130
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -203,7 +217,8 @@ def test_skipped_batches_are_told_and_not_computed(tiny_model: Any, share: bool)
 
     everything: list[int] = []
     whole = items(0, everything)
-    assert len(whole) > 2 and everything == []
+    assert len(whole) > 2
+    assert everything == []
     told: list[int] = []
     assert items(2, told) == whole[2:]
     assert told == [len(batch) for batch in whole[:2]]
@@ -220,7 +235,8 @@ def test_a_call_changes_neither_weights_nor_hooks_nor_gradients(tiny_model: Any)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     score_continuations(model, make_questions(3))
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, before[name]) and parameter.grad is None
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
     assert not model.get_output_embeddings()._forward_pre_hooks
 
 
@@ -235,9 +251,7 @@ def test_an_empty_prompt_leaves_its_first_token_out(tiny_model: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_scores_like_the_oracle_within_its_rounding(
-    tiny_model: Any, dtype: torch.dtype
-) -> None:
+def test_half_precision_scores_like_the_oracle_within_its_rounding(tiny_model: Any, dtype: torch.dtype) -> None:
     model, _ = tiny_model("llama", dtype=dtype)
     full, _ = tiny_model("llama")
     full.load_state_dict({n: t.float() for n, t in model.state_dict().items()})

@@ -134,9 +134,7 @@ def test_windows_cover_each_block_matrix_exactly_once(tiny_model: Any, architect
         assert seen[name] == int(not any(word in name for word in apart)), name
 
 
-def test_writing_through_a_window_changes_what_the_module_computes(
-    tiny_model: Any, architecture: str
-) -> None:
+def test_writing_through_a_window_changes_what_the_module_computes(tiny_model: Any, architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     ids = torch.tensor([tokenizer("Would you like to lead?")["input_ids"]])
     for target in find_targets(model, "*.1.*down*") if architecture == "llama" else find_targets(model)[:1]:

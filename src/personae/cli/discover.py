@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,9 @@ def discover(
     statistic: Annotated[str, typer.Option(help="mean_abs (persona paper) or l2 (Wanda paper).")] = "mean_abs",
     phi: Annotated[str, typer.Option(help="relu or softplus, for contrastive-wanda.")] = "relu",
     tokens: Annotated[str, typer.Option(help="Which tokens statistics count: answer or all.")] = "answer",
-    rank_by: Annotated[str, typer.Option(help="Order of directed's candidates: gain or gain-per-price.")] = "gain",
+    rank_by: Annotated[str, typer.Option(help="Order of directed's candidates: gain or gain-per-price.")] = "gain-per-price",
+    objective: Annotated[str, typer.Option(help="margin or log-sigmoid (of the margin).")] = "margin",
+    own_weight: Annotated[float, typer.Option(help="β: added weight of the persona's own answers.")] = 0.0,
     generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…; default: sampled from the model.")] = None,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Use so many pairs of the data, chosen by seed.")] = None,
@@ -64,7 +67,7 @@ def discover(
     options: dict[str, Any] = {
         "method": method, "max_capability_loss": max_capability_loss, "cheap_share": cheap_share,
         "drop_share": drop_share, "sparsity": sparsity, "isolated": isolated, "selection": selection,
-        "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by, "seed": seed,
+        "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by, "objective": objective, "own_weight": own_weight, "seed": seed,
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded
     if cross_fit is not None and all_items:
@@ -161,12 +164,14 @@ def _cross_fit(
             model, tokenizer, calibration, dev=test, split_seed=None, generic=generic, targets=targets,
             resume=False, progress=bar, **options,
         )  # fmt: skip
-        first, second = (made[name].provenance.measured for name in data.poles)
-        report.append({"fold": number, "acc": first["dev_acc"], "acc_opposite": 1 - second["dev_acc"]})
+        first, second = (float(str(made[name].provenance.measured["dev_acc"])) for name in data.poles)
+        report.append({"fold": number, "acc": first, "acc_opposite": 1 - second})
     return report
 
 
 def _with_folds(artefact: Any, folds: list[dict[str, Any]]) -> Any:
     from personae.subnetwork import Artefact
 
-    return Artefact(artefact.model, artefact.personas, {**artefact.metadata, "cross_fit": folds})
+    return Artefact(
+        artefact.model, artefact.personas, {**artefact.metadata, "cross_fit": json.loads(json.dumps(folds))}
+    )

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.discovery.attribution import WeightedQuestion
+from personae.discovery.generic import generate
 from personae.models import (
     Encoded,
     Question,
@@ -36,17 +37,25 @@ class Calibration:
     positive: tuple[Encoded, ...]
     negative: tuple[Encoded, ...]
 
-    def objective(self) -> list[WeightedQuestion]:
-        """The mean margin as weighted questions.
+    def objective(
+        self, pole: int = 0, *, own_weight: float = 0.0, pair_weights: Sequence[float] | None = None
+    ) -> list[WeightedQuestion]:
+        """The mean margin of a pole, Σ_i ω_i (Δ_i + β·mean log p(own answer)), as weighted questions.
 
-        Paired: mean over pairs of mean log p(y⁺) − mean log p(y⁻). Unpaired: the difference of the two means.
+        Paired: Δ is mean log p(own) − mean log p(rival) of a pair, ω = 1/pairs unless `pair_weights` are
+        given (they are scaled to sum to one). Unpaired: the difference of the two means. β is `own_weight`.
         """
+        weights = [1.0 + own_weight, -1.0] if pole == 0 else [-1.0, 1.0 + own_weight]
         if self.paired:
-            share = 1.0 / len(self.paired)
-            return [WeightedQuestion(q, (share, -share)) for q in self.paired]
+            shares = list(pair_weights) if pair_weights is not None else [1.0] * len(self.paired)
+            total = sum(shares)
+            return [
+                WeightedQuestion(q, (weights[0] * share / total, weights[1] * share / total))
+                for q, share in zip(self.paired, shares, strict=True)
+            ]
         return [
-            WeightedQuestion(Question(e.prompt, (e.answer,)), (sign / len(samples),))
-            for sign, samples in ((1.0, self.positive), (-1.0, self.negative))
+            WeightedQuestion(Question(e.prompt, (e.answer,)), (weight / len(samples),))
+            for weight, samples in zip(weights, (self.positive, self.negative), strict=True)
             for e in samples
         ]
 
@@ -89,12 +98,12 @@ def against_base(
     answers: dict[str, str] = {}
     for sample in persona.samples:
         if sample.prompt not in answers:
-            ids = torch.tensor([encode_prompt(tokenizer, sample.prompt)], device=model.device)
-            out = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=GREEDY_TOKENS,
-                eos_token_id=stop[0] if len(stop) == 1 else None, pad_token_id=0,
+            ids = torch.tensor([encode_prompt(tokenizer, sample.prompt)])
+            out = generate(
+                model, ids, torch.ones_like(ids), do_sample=False, max_new_tokens=GREEDY_TOKENS,
+                eos_token_id=stop[0] if len(stop) == 1 else None,
             )[0, ids.shape[1] :]  # fmt: skip
-            answers[sample.prompt] = tokenizer.decode(out, skip_special_tokens=True).strip()
+            answers[sample.prompt] = str(tokenizer.decode(out, skip_special_tokens=True)).strip()
         rival = answers[sample.prompt]
         if rival and rival != sample.answer:
             pairs.append(Pair(sample.prompt, sample.answer, rival))

@@ -158,12 +158,12 @@ def _row(where: str, line: str) -> dict[str, Any]:
 
 def _hub_rows(source: str) -> list[tuple[str, dict[str, Any]]]:
     try:
-        import datasets
+        from datasets import load_dataset
     except ImportError as error:
         raise DataError(f'{source} needs the extra: pip install "personae[hub]".') from error
     name, _, split = source.removeprefix("hub:").partition(":")
     try:
-        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+        rows = load_dataset(name, split=split or "train", streaming=True)
         return [(f"{source}, row {n}", dict(row)) for n, row in enumerate(rows.take(4096))]
     except Exception as error:  # network, unknown name, unknown split: the library raises many kinds
         raise DataError(f"cannot read {source} from the Hub: {type(error).__name__}: {error}") from error
@@ -203,16 +203,20 @@ def _sampled(
             pass  # a damaged cache file is made anew
     openings, prompts = _lines("plain_openings.txt"), neutral_prompts()
     plain = sample(
-        model, tokenizer, [tuple(tokenizer(o)["input_ids"]) for o in (openings * (plain_items // len(openings) + 1))[:plain_items]],
+        model, tokenizer, [tuple(tokenizer(o)["input_ids"]) for o in _cycled(openings, plain_items)],
         length=WINDOW // 2, seed=seed, ends=False, tick=tick,
     )  # fmt: skip
     plain = [Encoded((), e.prompt + e.answer) for e in plain]
     chat = sample(
-        model, tokenizer, [tuple(encode_prompt(tokenizer, p)) for p in (prompts * (chat_items // len(prompts) + 1))[:chat_items]],
+        model, tokenizer, [tuple(encode_prompt(tokenizer, p)) for p in _cycled(prompts, chat_items)],
         length=ANSWER_TOKENS, seed=seed + 1, ends=True, tick=tick,
     )  # fmt: skip
     _keep(path, {"recipe": recipe, "plain": _plain_lists(plain), "chat": _plain_lists(chat)})
     return tuple(plain), tuple(chat)
+
+
+def _cycled(lines: list[str], number: int) -> list[str]:
+    return (lines * (number // len(lines) + 1))[:number]
 
 
 def _plain_lists(items: Sequence[Encoded]) -> list[list[list[int]]]:
@@ -227,6 +231,16 @@ def _keep(path: Path, body: dict[str, Any]) -> None:
         os.replace(file.name, path)
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
+
+
+@torch.no_grad()
+def generate(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> torch.Tensor:
+    """transformers' own generation from left-padded prompts, (B, T) -> (B, T + new) on the CPU."""
+    run: Any = model.generate
+    tokens: torch.Tensor = run(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), pad_token_id=0, **options
+    )
+    return tokens.cpu()
 
 
 @torch.no_grad()
@@ -258,10 +272,12 @@ def sample(
             for row, prompt in enumerate(part):
                 ids[row, width - len(prompt) :] = torch.tensor(prompt)
                 mask[row, width - len(prompt) :] = 1
-            out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=True, temperature=1.0,
-                top_k=0, top_p=1.0, max_new_tokens=length, eos_token_id=stop_ids or -1, pad_token_id=0,
-            )[:, width:].cpu().tolist()  # fmt: skip
+            # Without a stop token the end of text is held back, or finished rows would end in padding.
+            held_back = {} if stop_ids else {"min_new_tokens": length}
+            out = generate(
+                model, ids, mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length,
+                eos_token_id=stop_ids or None, **held_back,
+            )[:, width:].tolist()  # fmt: skip
             for prompt, row_ids in zip(part, out, strict=True):
                 end = next((i + 1 for i, t in enumerate(row_ids) if t in stop_ids), len(row_ids))
                 result.append(Encoded(prompt, tuple(row_ids[:end])))

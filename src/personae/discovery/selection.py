@@ -102,7 +102,7 @@ def _drop_global(scores: Scores, share: float, ties: Scores | None) -> Dropped:
             tie = torch.cat([ties[n].flatten() for n in names])[at]
             at = at[tie.argsort(stable=True)]
         mask[at[: number - int(mask.sum())]] = True
-    parts = mask.split([scores[n].numel() for n in names])
+    parts = torch.split(mask, [scores[n].numel() for n in names])
     return {n: part.reshape(scores[n].shape) for n, part in zip(names, parts, strict=True)}
 
 

@@ -15,16 +15,20 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.discovery import scores
-from personae.discovery.attribution import Gradients, attribute
-from personae.discovery.calibration import Calibration
+from personae.discovery.attribution import Gradients, WeightedQuestion, attribute, squared_gradients
+from personae.discovery.calibration import Calibration, mean_log_probabilities
 from personae.discovery.generic import GenericText
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
 from personae.discovery.selection import Dropped, count, drop_highest, drop_lowest, drop_n_of_m
 from personae.discovery.settings import Settings
 from personae.discovery.statistics import Statistics, collect_statistics, site
+from personae.errors import OptionError
 from personae.models import Encoded, Target
 from personae.subnetwork import Mask
+
+FISHER_CHAT = 32  # texts of the calibrating half that price the weights, one backward pass each
+FISHER_PLAIN = 8
 
 Pole = int  # 0 the positive pole, 1 the negative one
 
@@ -41,7 +45,7 @@ class Session:
     tokens: str = "answer"
     checkpoint: Checkpoint | None = None
     progress: Progress = silent
-    seconds: dict[str, float] = field(default_factory=dict)
+    _other_gains: dict[tuple[str, float, Pole], Gradients] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -78,17 +82,58 @@ class Session:
     @cached_property
     def gains(self) -> Gradients:
         """H = −w·g of the mean margin for every target; positive where dropping helps the positive pole."""
-        questions = self.calibration.objective()
-        with self.progress("attribution", len(questions)) as tick:
-            gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=self.checkpoint)
+        return self._gains_of(self.calibration.objective(), "margin")
+
+    def signed_gains(self, settings: Settings, pole: Pole) -> Gradients:
+        """H of the objective for one pole: positive where dropping helps this pole.
+
+        The plain margin of the negative pole is minus that of the positive one, so one backward pass
+        serves both; 'log-sigmoid' and a weight on the own answers need a pass a pole.
+        """
+        if settings.objective == "margin" and not settings.own_weight:
+            return self.gains if pole == 0 else {n: -h for n, h in self.gains.items()}
+        key = (settings.objective, settings.own_weight, pole)
+        if key not in self._other_gains:
+            weights = None
+            if settings.objective == "log-sigmoid":
+                # d log σ(Δ) = σ(−Δ) dΔ: pairs the base model already answers our way count less
+                if not self.calibration.paired:
+                    raise OptionError("--objective log-sigmoid weighs pairs; these data are unpaired.")
+                scored = self._base_margins * (1.0 if pole == 0 else -1.0)
+                weights = torch.sigmoid(-scored).tolist()
+            questions = self.calibration.objective(pole, own_weight=settings.own_weight, pair_weights=weights)
+            self._other_gains.clear()  # one float32 copy of the targets at a time
+            self._other_gains[key] = self._gains_of(questions, f"{settings.objective}, pole {pole}")
+        return self._other_gains[key]
+
+    @cached_property
+    def _base_margins(self) -> torch.Tensor:
+        with self.progress("margins of the base model", len(self.calibration.paired)) as tick:
+            values = mean_log_probabilities(self.model, self.calibration, tick=tick)
+        return values[:, 0] - values[:, 1]
+
+    def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
+        checkpoint = None
+        if self.checkpoint is not None:
+            checkpoint = Checkpoint(self.checkpoint.folder, [self.checkpoint.key, title, len(questions)])
+        with self.progress(f"attribution ({title})", len(questions)) as tick:
+            gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         for target in self.targets:  # in place: a second float32 copy of the model is not needed
             gradients[target.name].mul_(target.weight.to("cpu", torch.float32)).neg_()
         return gradients
 
     @cached_property
-    def prices(self) -> dict[str, torch.Tensor]:
-        """What generic text pays for a weight, |w|·sqrt(mean x²), (out, in): the generic Wanda score."""
+    def generic_wanda(self) -> dict[str, torch.Tensor]:
+        """|w|·sqrt(mean x²) on generic text, (out, in): the control `generic`."""
         return {t.name: scores.wanda(t.weight, self.generic_statistics[site(t)], "l2").cpu() for t in self.targets}
+
+    @cached_property
+    def fisher(self) -> Gradients:
+        """F of the calibrating half of the generic text: what dropping a weight costs, w²·F, to second order."""
+        text = self.generic.cheap
+        texts = text.chat[:FISHER_CHAT] + text.plain[:FISHER_PLAIN]
+        with self.progress("price of weights on generic text", len(texts)) as tick:
+            return squared_gradients(self.model, self.targets, texts, tick=tick)
 
     def candidates(self, cheap_share: float) -> Dropped:
         """True where cheapness u < c, per row; experts that generic text never reached offer none."""
@@ -123,23 +168,30 @@ class Session:
             offset = settings.seed * 100_003 + pole
             order = {t.name: scores.random(t.weight, offset * 1009 + i) + 1e-9 for i, t in enumerate(self.targets)}
         else:
-            sign = 1.0 if pole == 0 else -1.0
-            order = {n: self._rank_by(n, h * sign, settings.rank_by) for n, h in self.gains.items()}
+            gains = self.signed_gains(settings, pole)
+            order = {n: self._rank_by(n, h, settings.rank_by) for n, h in gains.items()}
         most = sum(int((candidates[n] & (v > 0)).sum()) for n, v in order.items())
         return Family(lambda number: drop_highest(order, candidates, number), most)
 
     def _rank_by(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
         if rank_by == "gain":
             return gain
-        return gain / self.prices[name].clamp(min=1e-12)
+        return gain / self._root_price[name]
+
+    @cached_property
+    def _root_price(self) -> dict[str, torch.Tensor]:
+        """sqrt(D) = |w|·sqrt(F), (out, in), kept away from zero."""
+        return {
+            t.name: (self.fisher[t.name].sqrt() * t.weight.abs().float().cpu()).clamp(min=1e-9) for t in self.targets
+        }
 
     def isolated(self, settings: Settings, pole: Pole, weight: float) -> Dropped:
         """A whole subnetwork at `sparsity`: per row, drop first by u − λ·sign(H)·r, r the rank of |H| in its row."""
-        sign = 1.0 if pole == 0 else -1.0
+        gains = self.signed_gains(settings, pole)
         keep: dict[str, torch.Tensor] = {}
         for target in self.targets:
             cheap = scores.cheapness(target.weight, self.generic_statistics[site(target)]).cpu()
-            gain = self.gains[target.name] * sign
+            gain = gains[target.name]
             keep[target.name] = cheap - weight * gain.sign() * row_ranks(gain.abs())
         assert settings.sparsity is not None
         return self._whole(drop_lowest(keep, settings.sparsity, "row"), pole)
@@ -153,7 +205,7 @@ class Session:
         if method == "magnitude":
             return {t.name: scores.magnitude(t.weight).cpu() for t in self.targets}, None
         if method == "generic":
-            return self.prices, None
+            return self.generic_wanda, None
         if method == "sparsegpt":
             return self._sparsegpt(pole), None
         own, rival = self.pole_statistics if pole == 0 else self.pole_statistics[::-1]
@@ -180,7 +232,7 @@ class Session:
         silent_experts = [t for t in self.targets if t.expert is not None]
         if silent_experts:
             for target in silent_experts:
-                known = [s for s in self.__dict__.get("pole_statistics", ())] or [self.generic_statistics]
+                known = list(self.__dict__.get("pole_statistics", ())) or [self.generic_statistics]
                 if not known[min(pole, len(known) - 1)][site(target)].tokens:
                     dropped[target.name] = torch.zeros_like(dropped[target.name])
         return dropped

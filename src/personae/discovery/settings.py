@@ -29,8 +29,10 @@ class Settings:
     is dropped). cheap_share, drop_share: c and the share of weights dropped, for `directed`. sparsity: share of
     weights dropped, for the scores and for isolated. isolated: a whole subnetwork at `sparsity` from `directed`.
     selection: 'row', 'target' or 'global'. n_m: (N, M) keeps N of every M inputs. statistic: 'mean_abs' or 'l2'.
-    phi: 'relu' or 'softplus'. tokens: 'answer' or 'all'. rank_by: 'gain' (H) or 'gain-per-price' (H over the
-    generic Wanda score).
+    phi: 'relu' or 'softplus'. tokens: 'answer' or 'all'. rank_by: 'gain-per-price' (H/√D, D = w²·F
+    the Fisher price on generic text) or 'gain' (H).
+    objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
+    answers.
     """
 
     method: str = "directed"
@@ -44,7 +46,9 @@ class Settings:
     statistic: str = "mean_abs"
     phi: str = "relu"
     tokens: str = "answer"
-    rank_by: str = "gain"
+    rank_by: str = "gain-per-price"
+    objective: str = "margin"
+    own_weight: float = 0.0
     seed: int = 0
 
     def checked(self) -> Settings:
@@ -60,9 +64,12 @@ class Settings:
             ("--phi", self.phi, ("relu", "softplus")),
             ("--tokens", self.tokens, ("answer", "all")),
             ("--rank-by", self.rank_by, ("gain", "gain-per-price")),
+            ("--objective", self.objective, ("margin", "log-sigmoid")),
         ):
             if value not in choices:
                 raise OptionError(f"unknown {name} {value!r}: choose {', '.join(choices)}.")
+        if not 0 <= self.own_weight < float("inf"):
+            raise OptionError(f"--own-weight is {self.own_weight}: it must be 0 or more.")
         for option, share in (
             ("--cheap-share", self.cheap_share),
             ("--drop-share", self.drop_share),

@@ -294,7 +294,8 @@ class _ExpertInputs(TorchFunctionMode):
 
     def _reduce(self, key: str, rows: torch.Tensor) -> None:
         batch = self.collector.batch
-        assert batch is not None and self.tokens is not None
+        assert batch is not None
+        assert self.tokens is not None
         if len(rows) != len(self.tokens):
             raise DataError(f"{key}: {len(rows)} rows for {len(self.tokens)} routed tokens; cannot match them.")
         chosen = batch.counted.flatten()[self.tokens]

@@ -76,12 +76,14 @@ def encode(
         room = context - len(tail)
         if room < 1:
             raise DataError(
-                f"an answer of {len(tail)} tokens does not fit the model's context of {context}: {answer[:60]!r}…"
+                f"an answer of {len(tail)} tokens does not fit the model's context of {context}: "
+                f"{answer[:60]!r}…; shorten it, or use a model with a longer context."
             )
         warnings.warn(
-            f"a prompt of {len(head)} tokens was cut from the left to {room} to fit the context of {context}: "
-            f"{prompt[:60]!r}…", stacklevel=2,
-        )  # fmt: skip
+            f"a prompt of {len(head)} tokens was cut from the left to {room} "
+            f"to fit the context of {context}: {prompt[:60]!r}…",
+            stacklevel=2,
+        )
         head = head[len(head) - room :]
     return Encoded(tuple(head), tuple(tail))
 

@@ -38,7 +38,8 @@ def load_model(
     """Load a decoder-only language model in evaluation mode, with its tokenizer.
 
     name: None or 'default' for the default model; a folder; a `.gguf` file; or a Hub id.
-    dtype: 'float32', 'bfloat16', 'float16', or 'auto' for the checkpoint's own. device: 'auto', 'cpu', 'cuda[:n]', 'mps'.
+    dtype: 'float32', 'bfloat16', 'float16', or 'auto' for the checkpoint's own.
+    device: 'auto', 'cpu', 'cuda[:n]', 'mps'.
 
     Errors: `ModelError` when the model cannot be found, reached or read, or is no causal language
     model; `OptionError` for an unknown dtype or device.
@@ -111,8 +112,8 @@ def _read_pretrained(
     config = AutoConfig.from_pretrained(where, **options)
     if not _is_causal(config):
         raise ModelError(
-            f"{source} is a {type(config).__name__.removesuffix('Config')} model, not a causal (decoder-only) "
-            "language model; personae needs one that predicts the next token."
+            f"{source} is a {type(config).__name__.removesuffix('Config')} model, not a causal "
+            "(decoder-only) language model; personae needs one that predicts the next token."
         )
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
     model = AutoModelForCausalLM.from_pretrained(where, dtype="auto" if dtype == "auto" else DTYPES[dtype], **options)

@@ -86,7 +86,7 @@ def answer_nll(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     tick: Tick | None = None,
 ) -> torch.Tensor:
-    """Negative log-likelihood of answers given their prompts, nats: (sum, tokens) a row, (items, 2) float64."""
+    """Negative log-likelihood of answers, nats: (sum, tokens) a row, (items, 2) float64."""
     result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     for batch in sequence_batches(encoded, batch_tokens=batch_tokens):
         values = score_sequences(model, batch.to(_device(model))).cpu().double()
@@ -133,9 +133,9 @@ def continuation_batches(
 ) -> Iterator[tuple[list[int], list[list[torch.Tensor]]]]:
     """Batch by batch: (indices of questions, for each the token log-probabilities of its answers).
 
-    The first `skip` batches are not computed (a resumed pass has them already); `skipped` is told their items.
-
     With gradients on, every batch carries its own graph, so the caller runs backward before the next.
+    The first `skip` batches are not computed (a resumed pass has them already); `skipped` is told how
+    many items each of them had.
     """
     if not questions:
         return

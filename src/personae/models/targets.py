@@ -37,7 +37,8 @@ class Target:
     name: the checkpoint's name, such as 'model.layers.0.mlp.up_proj.weight'. module: who computes with it.
     parameter: the tensor that is stored (Conv1D keeps it transposed, experts keep many in one).
     offset, strides: where element (i, j) lies: offset + i·strides[0] + j·strides[1], in elements.
-    block: index of the repeated block. expert: index of the expert, or None. kind: 'attention', 'mlp', 'other'.
+    block: index of the repeated block. expert: index of the expert, or None.
+    kind: 'attention', 'mlp', 'other'.
     """
 
     name: str
@@ -190,9 +191,10 @@ def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> 
         return windows
     except Exception as error:
         warnings.warn(
-            f"transformers' checkpoint conversion is not available ({error}); weights keep the names they have "
-            "in memory.", stacklevel=2,
-        )  # fmt: skip
+            f"transformers' checkpoint conversion is not available ({error}); "
+            "weights keep the names they have in memory.",
+            stacklevel=2,
+        )
         return {}
 
 

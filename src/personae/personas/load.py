@@ -59,9 +59,7 @@ def load_contrast(
         sides = (_content_of(s, format, variant, strict) for s in source)
         contrast = _from_two(*sides, names=(positive, negative))
     else:
-        contrast = _from_one(
-            *_content_of(source, format, variant, strict), (positive, negative), (role, against)
-        )
+        contrast = _from_one(*_content_of(source, format, variant, strict), (positive, negative), (role, against))
     if paired is True and not contrast.paired:
         contrast = _joined(contrast)
     if paired is False and contrast.paired:
@@ -117,9 +115,7 @@ def load_persona(
     return persona if limit is None else persona.take(_limited(limit, len(persona)))
 
 
-def _content_of(
-    source: Where, format: str | None, variant: Variant | None, strict: bool
-) -> tuple[Source, Content]:
+def _content_of(source: Where, format: str | None, variant: Variant | None, strict: bool) -> tuple[Source, Content]:
     opened = open_source(source)
     return opened, read_content(opened.rows, format=format, variant=variant, strict=strict)
 
@@ -163,14 +159,10 @@ def _from_roles(
     roles: tuple[str | None, str | None],
 ) -> Contrast:
     if names != (None, None):
-        raise OptionError(
-            "rolebench data name their poles by role: use role and against, not positive and negative."
-        )
+        raise OptionError("rolebench data name their poles by role: use role and against, not positive and negative.")
     role = _one_of(tuple(content.voices), roles[0], "role", opened.origin)
     if roles[1] is None:
-        raise DataError(
-            f"{opened.origin}: '{role}' alone is one-sided: add against=<role>, or use load_persona."
-        )
+        raise DataError(f"{opened.origin}: '{role}' alone is one-sided: add against=<role>, or use load_persona.")
     against = _one_of(tuple(content.voices), roles[1], "against", opened.origin)
     return _of_voices(opened, content.voices, (role, against))
 
@@ -179,8 +171,7 @@ def _from_poles(opened: Source, content: Content, names: tuple[str | None, str |
     voices = content.voices
     if len(voices) == 1:
         raise DataError(
-            f"{opened.origin}: the data are one-sided: use load_persona, or give a second source "
-            "with the other pole."
+            f"{opened.origin}: the data are one-sided: use load_persona, or give a second source with the other pole."
         )
     chosen = [POLE_NAMES.get(name, name) if name else None for name in names]
     for option, name in zip(("positive", "negative"), chosen, strict=True):
@@ -188,9 +179,7 @@ def _from_poles(opened: Source, content: Content, names: tuple[str | None, str |
             _one_of(tuple(voices), name, option, opened.origin)
     if len(voices) > 2:
         if None in chosen:
-            raise OptionError(
-                f"{opened.origin} has the poles {', '.join(voices)}: choose positive and negative."
-            )
+            raise OptionError(f"{opened.origin} has the poles {', '.join(voices)}: choose positive and negative.")
         return _of_voices(opened, voices, (str(chosen[0]), str(chosen[1])))
     first, second = voices
     poles = (second, first) if second in _POSITIVE_POLES else (first, second)

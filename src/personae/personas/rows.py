@@ -117,9 +117,7 @@ def each(rows: Sequence[Row], parse: Callable[[Row], T | None], *, strict: bool)
         else:
             parsed.append(item)
     if refused:
-        warnings.warn(
-            f"{len(refused)} of {len(rows)} rows were left out; the first: {refused[0]}", stacklevel=3
-        )
+        warnings.warn(f"{len(refused)} of {len(rows)} rows were left out; the first: {refused[0]}", stacklevel=3)
     return parsed
 
 

@@ -106,17 +106,13 @@ def _from_hub(source: str) -> Source:
     split = found["split"] or "train"
     data_files = {split: found["file"]} if found["file"] else None
     try:
-        data: Iterable[Mapping[str, object]] = datasets.load_dataset(
-            found["id"], data_files=data_files, split=split
-        )
+        data: Iterable[Mapping[str, object]] = datasets.load_dataset(found["id"], data_files=data_files, split=split)
         rows = [_hub_row(fields, f"{source}, row {i}") for i, fields in enumerate(data, start=1)]
     except Exception as error:
         # The Hub client raises errors of four libraries without a common base; all of them mean that
         # this data set could not be had, and the reason is in their text.
         reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise DataError(
-            f"{source}: cannot be loaded ({reason}); check the id, the split and the network."
-        ) from error
+        raise DataError(f"{source}: cannot be loaded ({reason}); check the id, the split and the network.") from error
     if not rows:
         raise DataError(f"{source}: there are no rows; name another split or file.")
     return Source(rows, Path(found["file"] or found["id"]).stem, source)

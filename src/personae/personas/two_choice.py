@@ -94,13 +94,9 @@ def _answer(row: Row, key: str, options: dict[str, str]) -> str:
         leading = _LEADING_LETTER.match(text)
         return text[leading.end() :] if leading else text
     if not options:
-        raise DataError(
-            f"{row.where}: '{key}' is the letter {letter}, but the question has no '(A) … (B) …' options."
-        )
+        raise DataError(f"{row.where}: '{key}' is the letter {letter}, but the question has no '(A) … (B) …' options.")
     if letter not in options:
-        raise DataError(
-            f"{row.where}: '{key}' is the letter {letter}, but the options are {', '.join(options)}."
-        )
+        raise DataError(f"{row.where}: '{key}' is the letter {letter}, but the options are {', '.join(options)}.")
     if not options[letter]:
         raise DataError(f"{row.where}: option ({letter}) is empty; fill it or remove the row.")
     return options[letter]

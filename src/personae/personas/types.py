@@ -106,8 +106,7 @@ class Contrast:
         """The questions and answers of one pole, by its name. Raises `OptionError` on another name."""
         if pole not in self.poles:
             raise OptionError(
-                f"contrast '{self.name}' has no pole '{pole}': its poles are '{self.positive}' and "
-                f"'{self.negative}'."
+                f"contrast '{self.name}' has no pole '{pole}': its poles are '{self.positive}' and '{self.negative}'."
             )
         is_positive = pole == self.positive
         if self.paired:

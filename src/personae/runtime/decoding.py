@@ -59,9 +59,7 @@ class Reader(BaseStreamer):
     the first stop string on is never emitted.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], emit: Callable[[str], None]
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], emit: Callable[[str], None]) -> None:
         self._tokenizer, self._stops, self._emit = tokenizer, tuple(stops), emit
         self._prompt_seen = False
         self._tokens: list[int] = []
@@ -83,9 +81,7 @@ class Reader(BaseStreamer):
     def _read(self, *, final: bool) -> None:
         if self.stopped:
             return
-        decoded = self._tokenizer.decode(
-            self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        decoded = self._tokenizer.decode(self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         text = str(decoded)
         found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
         if found:

@@ -45,9 +45,7 @@ class Options:
         if self.max_new_tokens < 1:
             raise OptionError(f"max_new_tokens is {self.max_new_tokens}: give at least 1.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise OptionError(
-                f"temperature is {self.temperature}: give 0 (no sampling) or a positive number."
-            )
+            raise OptionError(f"temperature is {self.temperature}: give 0 (no sampling) or a positive number.")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"top_p is {self.top_p}: give a number above 0, up to 1.")
         if not all(self.stop):
@@ -101,17 +99,13 @@ def _checked_history(messages: Sequence[Message], system: str | None) -> list[di
     if not messages or messages[-1]["role"] != "user":
         raise DataError("the messages must end with one of the user, to be answered.")
     if system and messages[0]["role"] == "system":
-        raise OptionError(
-            "the messages hold a system prompt already: give it there or as `system`, not both."
-        )
+        raise OptionError("the messages hold a system prompt already: give it there or as `system`, not both.")
     lead = [{"role": "system", "content": system}] if system else []
     return [*lead, *({"role": m["role"], "content": m["content"]} for m in messages)]
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, lead: str | None, turns: list[dict[str, str]]) -> str:
-    forms = (
-        [turns] if lead is None else [[{"role": "system", "content": lead}, *turns], _in_front(lead, turns)]
-    )
+    forms = [turns] if lead is None else [[{"role": "system", "content": lead}, *turns], _in_front(lead, turns)]
     refused: Exception | None = None
     for form in forms:  # a template that refuses the system role (Gemma) gets it in front of the first turn
         try:
@@ -141,9 +135,7 @@ def fitted(tokens: list[int], context: int | None, new: int) -> list[int]:
         return tokens
     room = context - new
     if room < 1:
-        raise OptionError(
-            f"max_new_tokens is {new}, but the model's context is {context} tokens: give fewer."
-        )
+        raise OptionError(f"max_new_tokens is {new}, but the model's context is {context} tokens: give fewer.")
     warnings.warn(
         f"a prompt of {len(tokens)} tokens was cut from the left to {room}: the model's context is {context} and "
         f"the answer may take {new}.", stacklevel=3,
@@ -217,9 +209,7 @@ class TextStream(Iterator[str]):
         try:
             # The worker holds no reference to the stream, so that dropping the stream ends the worker.
             arguments = (turn, work, self._pieces, self._cancelled)
-            self._worker = threading.Thread(
-                target=_stream, args=arguments, name="personae-stream", daemon=True
-            )
+            self._worker = threading.Thread(target=_stream, args=arguments, name="personae-stream", daemon=True)
             self._worker.start()
         except BaseException:
             turn.end()

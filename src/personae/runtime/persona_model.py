@@ -105,9 +105,7 @@ class PersonaModel:
         with self._turn.held("remove_persona()"):
             self._wardrobe.check_known([name])
             if name in self._needed():
-                raise PersonaInUseError(
-                    f"persona {name!r} is worn, or an open persona() block will put it on again."
-                )
+                raise PersonaInUseError(f"persona {name!r} is worn, or an open persona() block will put it on again.")
             self._wardrobe.remove(name)
 
     # ------------------------------------------------------------ wearing
@@ -211,9 +209,7 @@ class PersonaModel:
         options = Options.of(max_new_tokens, temperature, top_p, seed, stop)
         tokenizer, tokens = self._prompt(message, system, options)
         model = self.model
-        return TextStream(
-            self._turn, lambda emit, cancelled: write(model, tokenizer, tokens, options, emit, cancelled)
-        )
+        return TextStream(self._turn, lambda emit, cancelled: write(model, tokenizer, tokens, options, emit, cancelled))
 
     # ------------------------------------------------- moving and saving
 
@@ -296,9 +292,7 @@ class PersonaModel:
         # Masks on parameters that the model has dropped would change nothing, and nobody would notice.
         own = {id(parameter) for parameter in self.model.parameters()}
         if not all(id(target.parameter) in own for target in self._targets.values()):
-            raise ModelError(
-                "the model's parameters were replaced: make a new PersonaModel for the new weights."
-            )
+            raise ModelError("the model's parameters were replaced: make a new PersonaModel for the new weights.")
 
     @contextlib.contextmanager
     def _as_base(self) -> Iterator[None]:
@@ -315,9 +309,7 @@ class PersonaModel:
         self, message: str | Sequence[Message], system: str | None, options: Options
     ) -> tuple[PreTrainedTokenizerBase, list[int]]:
         if self.tokenizer is None:
-            raise OptionError(
-                "this PersonaModel was made without a tokenizer: give it one, or use generate()."
-            )
+            raise OptionError("this PersonaModel was made without a tokenizer: give it one, or use generate().")
         tokens = prompt_tokens(self.tokenizer, message, system)
         return self.tokenizer, fitted(tokens, context_length(self.model), options.max_new_tokens)
 
@@ -325,9 +317,7 @@ class PersonaModel:
         for name, shape in identity.targets.items():
             target = self._targets.get(name)
             if target is None or target.shape != shape:
-                found = (
-                    "is not a target of this model" if target is None else f"has shape {target.shape} here"
-                )
+                found = "is not a target of this model" if target is None else f"has shape {target.shape} here"
                 raise MaskMismatchError(
                     f"these personas were made for {identity.id} ({identity.architecture}), whose {name} of shape "
                     f"{shape} {found}: load that model, or discover them anew on this one."

@@ -45,9 +45,7 @@ class Patch:
                 f"a patch of {self.positions.numel()} positions needs as many gates, not {self.gate.numel()}."
             )
         # Sorted, so the ends tell. A position below 0 would count from the end.
-        if self.positions.numel() and (
-            int(self.positions[0]) < 0 or int(self.positions[-1]) >= self.parameter.numel()
-        ):
+        if self.positions.numel() and (int(self.positions[0]) < 0 or int(self.positions[-1]) >= self.parameter.numel()):
             raise OptionError(
                 f"positions {int(self.positions[0])}..{int(self.positions[-1])} do not fit a parameter of "
                 f"{self.parameter.numel()} weights."
@@ -118,18 +116,14 @@ def take_off(undo: Undo) -> None:
 
 def _flat(parameter: torch.Tensor) -> torch.Tensor:
     if not parameter.is_contiguous():
-        raise ModelError(
-            f"a weight of shape {tuple(parameter.shape)} is not contiguous: call .contiguous() on it."
-        )
+        raise ModelError(f"a weight of shape {tuple(parameter.shape)} is not contiguous: call .contiguous() on it.")
     return parameter.detach().view(-1)
 
 
 # -------------------------------------------------------------- masks -> patches
 
 
-def check_masks(
-    targets: Mapping[str, Target], masks: Mapping[str, Mask], owner: str = "the subnetwork"
-) -> None:
+def check_masks(targets: Mapping[str, Target], masks: Mapping[str, Mask], owner: str = "the subnetwork") -> None:
     """Raise `MaskMismatchError` unless every mask is of a target of the model and of its shape."""
     for name, mask in masks.items():
         target = targets.get(name)
@@ -187,9 +181,7 @@ def wearing(targets: Sequence[Target], masks: Mapping[str, Mask], strength: floa
     patches = (
         []
         if gate == 1
-        else [
-            patch(by_name[name], storage_positions(by_name[name], mask), gate) for name, mask in masks.items()
-        ]
+        else [patch(by_name[name], storage_positions(by_name[name], mask), gate) for name, mask in masks.items()]
     )
     undo = Undo()  # made first, so that an interruption anywhere below still restores
     try:

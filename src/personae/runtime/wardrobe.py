@@ -13,9 +13,7 @@ __all__ = ["Source", "Wardrobe", "read_source"]
 Source = str | PathLike[str] | Artefact | Subnetwork
 
 
-def read_source(
-    source: Source, names: str | Sequence[str] | None
-) -> tuple[list[Subnetwork], ModelIdentity | None]:
+def read_source(source: Source, names: str | Sequence[str] | None) -> tuple[list[Subnetwork], ModelIdentity | None]:
     """The chosen subnetworks of a source (all of them for None), and the model they were made for if it says so.
 
     Errors: `UnknownPersonaError` for a name not in the source; `ArtefactError` for a file that cannot be read.
@@ -101,9 +99,7 @@ class Wardrobe:
         if self._limit is None:
             return []
         if more > self._limit:
-            raise OptionError(
-                f"{more} personas do not fit max_personas={self._limit}: choose with names=[…]."
-            )
+            raise OptionError(f"{more} personas do not fit max_personas={self._limit}: choose with names=[…].")
         surplus = len(self._masks) + more - self._limit
         free = [name for name in self._order if name not in needed]
         if surplus > len(free):

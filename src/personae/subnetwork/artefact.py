@@ -148,9 +148,7 @@ class Artefact:
     def __post_init__(self) -> None:
         for name, subnetwork in self.personas.items():
             if name != subnetwork.name:
-                raise OptionError(
-                    f"subnetwork '{subnetwork.name}' stands under the name '{name}': rename one"
-                )
+                raise OptionError(f"subnetwork '{subnetwork.name}' stands under the name '{name}': rename one")
             check_fits(subnetwork, self.model)
         object.__setattr__(self, "personas", dict(self.personas))
         object.__setattr__(self, "metadata", dict(self.metadata))
@@ -251,14 +249,11 @@ def _has_controls(name: str) -> bool:
     return any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
-def _derived(
-    operation: str, name: str, masks: dict[str, Mask], operands: tuple[Subnetwork, ...]
-) -> Subnetwork:
+def _derived(operation: str, name: str, masks: dict[str, Mask], operands: tuple[Subnetwork, ...]) -> Subnetwork:
     """A subnetwork made by set algebra; what was measured on the operands does not hold for it."""
     dropped, size = sum(m.dropped for m in masks.values()), sum(m.size for m in masks.values())
     described: list[JsonValue] = [
-        {"name": o.name, "method": o.provenance.method, "parameters": o.provenance.parameters}
-        for o in operands
+        {"name": o.name, "method": o.provenance.method, "parameters": o.provenance.parameters} for o in operands
     ]
     licences = sorted({o.provenance.licence for o in operands if o.provenance.licence})
     provenance = Provenance(

@@ -127,9 +127,7 @@ def _rice_decoded(content: bytes, shape: tuple[int, int]) -> Mask:
     low_bytes = (count * k + 7) // 8
     unary_start = _RICE_HEADER.size + low_bytes
     if k > size.bit_length() or listed > 1 or count > size or unary_start > len(content):
-        raise _damaged(
-            f"its Rice header (k={k}, listed={listed}, count={count}) does not fit the shape {shape}"
-        )
+        raise _damaged(f"its Rice header (k={k}, listed={listed}, count={count}) does not fit the shape {shape}")
     low = np.frombuffer(content, dtype=np.uint8, count=low_bytes, offset=_RICE_HEADER.size)
     unary = np.frombuffer(content, dtype=np.uint8, offset=unary_start)
     ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))

@@ -162,9 +162,7 @@ def parse_header(metadata: Mapping[str, str] | None, path: str) -> ArtefactHeade
         ArtefactError: not a `.persona` file, of another format version, altered, or contradicting itself.
     """
     if not metadata or metadata.get("format") != FORMAT:
-        raise ArtefactError(
-            f"{path} is a safetensors file but no .persona file: give a file that personae has written"
-        )
+        raise ArtefactError(f"{path} is a safetensors file but no .persona file: give a file that personae has written")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtefactError(
@@ -181,9 +179,7 @@ def parse_header(metadata: Mapping[str, str] | None, path: str) -> ArtefactHeade
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise altered(
-            path, f"its description is not as the format says at '{where}': {first['msg']}"
-        ) from error
+        raise altered(path, f"its description is not as the format says at '{where}': {first['msg']}") from error
     except (OptionError, ArtefactError, binascii.Error) as error:
         raise altered(path, str(error)) from error
     return header

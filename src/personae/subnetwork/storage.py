@@ -149,9 +149,7 @@ def _decoded(entry: PersonaEntry, container: _Container, path: str) -> Subnetwor
         except ArtefactError as error:
             raise ArtefactError(f"{path}: persona '{entry.name}', target {target}: {error}") from error
         if masks[target].dropped != payload.dropped:
-            raise layout.altered(
-                path, f"the mask of {target} in '{entry.name}' has not its number of weights"
-            )
+            raise layout.altered(path, f"the mask of {target} in '{entry.name}' has not its number of weights")
     return Subnetwork(entry.name, masks, entry.provenance, entry.description, entry.system_prompt)
 
 

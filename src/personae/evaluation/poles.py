@@ -1,0 +1,172 @@
+"""Where a pair of masks comes from: an artefact that exists, or a method that is run now on the same data."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from personae.discovery import DEFAULT_BUDGET, METHODS, Calibration, Session, Settings, choose, to_masks
+from personae.errors import UnknownPersonaError
+from personae.evaluation.controls import Masks
+from personae.models import Target
+from personae.personas import Contrast, split
+from personae.personas.split import normalised
+from personae.runtime import PersonaModel
+from personae.subnetwork import Artefact, CalibrationIdentity
+
+# What a method of this list may take over from an artefact's own parameters.
+_SHARED = ("selection", "statistic", "phi", "tokens", "rank_by", "seed", "max_capability_loss")
+_NO_STATISTICS = ("magnitude", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Poles:
+    """Masks of both poles under one name. cheap_shares: c of each pole, None where the method has no candidates.
+
+    budget: the capability loss it was allowed, None where shares were asked for instead.
+    """
+
+    name: str
+    masks: tuple[Masks, Masks]
+    cheap_shares: tuple[float | None, float | None]
+    budget: float | None
+    seconds: float | None
+    cost: str
+    note: str = ""
+
+
+def cost_of(method: str) -> str:
+    """'none', 'forward-only' or 'one backward'; 'unknown' for what is no method of discovery (set algebra)."""
+    if method == "directed":
+        return "one backward"
+    if method in _NO_STATISTICS:
+        return "none"
+    return "forward-only" if method in METHODS else "unknown"
+
+
+def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
+    """The artefact's two poles, in the order of the contrast."""
+    parts = [artefact[pole] for pole in contrast.poles]
+    records = [p.provenance for p in parts]
+    seconds = [r.measured.get("seconds_of_discovery") for r in records]
+    return Poles(
+        name=records[0].method if records[0].method == records[1].method else "artefact",
+        masks=(parts[0].masks, parts[1].masks),
+        cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
+        budget=_number(records[0].parameters, "max_capability_loss"),
+        seconds=max((float(s) for s in seconds if isinstance(s, (int, float))), default=None),
+        cost=cost_of(records[0].method),
+        note="from the artefact",
+    )
+
+
+def discovered(session: Session, settings: Settings, dev: Calibration, name: str) -> Poles:
+    """Both poles of a method, found now."""
+    started = time.perf_counter()
+    first, second = choose(session, settings, dev)
+    return Poles(
+        name=name,
+        masks=(to_masks(first.dropped), to_masks(second.dropped)),
+        cheap_shares=(first.parameters.get("cheap_share"), second.parameters.get("cheap_share")),
+        budget=settings.max_capability_loss,
+        seconds=time.perf_counter() - started,
+        cost=cost_of(settings.method),
+        note="statistics that methods share are timed with the first that needs them",
+    )
+
+
+def settings_for(method: str, artefact: Artefact | None, contrast: Contrast) -> Settings:
+    """A method's settings to stand beside an artefact: the same budget, or else the same share of weights.
+
+    Without an artefact: the default budget. Errors: `OptionError` for an unknown method.
+    """
+    if artefact is None:
+        return Settings(method=method).checked()
+    record = artefact[contrast.positive].provenance
+    shared: dict[str, Any] = {k: record.parameters[k] for k in _SHARED if record.parameters.get(k) is not None}
+    settings = Settings(method=method, **shared)
+    if settings.max_capability_loss is None and method == record.method == "directed":
+        own = ("cheap_share", "drop_share", "sparsity", "isolated")
+        fixed: dict[str, Any] = {k: record.parameters[k] for k in own if record.parameters.get(k) is not None}
+        settings = replace(settings, **(fixed if not fixed.get("isolated") else {**fixed, "cheap_share": None}))
+    elif settings.max_capability_loss is None and method != "directed":
+        settings = replace(settings, sparsity=record.sparsity)
+    return settings.checked()
+
+
+def budget_of(poles: Poles, measured: float | None) -> float:
+    """The loss that controls 'at equal loss' may cost: the budget, else what the masks were measured to cost."""
+    if poles.budget is not None:
+        return poles.budget
+    return measured if measured is not None and measured > 0 else DEFAULT_BUDGET
+
+
+def check_artefact(
+    artefact: Artefact,
+    contrast: Contrast,
+    model: PreTrainedModel,
+    targets: Sequence[Target],
+    *,
+    allow_other_weights: bool,
+) -> None:
+    """The artefact holds the contrast's poles, and belongs to this model by the rules of `PersonaModel`.
+
+    Errors: `UnknownPersonaError`, `MaskMismatchError`.
+    """
+    if not set(contrast.poles) <= set(artefact.names):
+        raise UnknownPersonaError(
+            f"the artefact holds {', '.join(artefact.names) or 'no persona'}, but the poles of '{contrast.name}' are "
+            f"'{contrast.positive}' and '{contrast.negative}': evaluate it with the contrast it was made from, or name "
+            "the poles as in the artefact."
+        )
+    actor = PersonaModel(model, targets=targets)
+    actor.add_personas(artefact, names=contrast.poles, allow_other_weights=allow_other_weights)
+
+
+def overlap_warning(
+    identity: CalibrationIdentity | None, contrast: Contrast, test: Contrast, split_seed: int | None
+) -> str | None:
+    """A sentence if discovery has read items that are tested now, or if that cannot be ruled out; else None."""
+    if identity is None:
+        return None
+    for whole in (contrast, contrast.swapped()):
+        if identity.sha256 == whole.sha256:
+            return (
+                f"the artefact was calibrated on all {identity.items} items of this contrast, the {len(test)} test "
+                "items among them: these figures say how well it fits, not how well it generalises."
+            )
+        seed = _seed_of(identity, split_seed)
+        if seed is None:
+            continue
+        parts = split(whole, seed=seed)
+        if identity.sha256 == parts.calibration.sha256:
+            unread = {normalised(p) for p in parts.test.prompts}
+            read = sum(normalised(p) not in unread for p in test.prompts)
+            if not read:
+                return None
+            return (
+                f"the artefact was made with split seed {seed}: its discovery has read {read} of the {len(test)} items "
+                f"tested here; evaluate with --split-seed {seed}."
+            )
+    if identity.name in (contrast.name, contrast.swapped().name):
+        return (
+            f"the artefact was calibrated on another version or another part of '{identity.name}' (sha256 "
+            f"{identity.sha256[:12]}…): whether test items were among it is not known."
+        )
+    return None
+
+
+def _seed_of(identity: CalibrationIdentity, split_seed: int | None) -> int | None:
+    """The seed of the artefact's split ('calibration of seed 0'), else the one asked for."""
+    found = re.fullmatch(r"calibration of seed (-?\d+)", identity.split or "")
+    return int(found[1]) if found else split_seed
+
+
+def _number(parameters: Mapping[str, Any], key: str) -> float | None:
+    value = parameters.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
