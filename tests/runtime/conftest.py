@@ -23,7 +23,11 @@ def make_subnetwork() -> Callable[..., Subnetwork]:
     def make(targets: Sequence[Target], name: str, share: float = 0.2, seed: int = 0) -> Subnetwork:
         random = np.random.default_rng([seed, *name.encode()])
         masks = {t.name: Mask.from_dropped(random.random(t.shape) < share) for t in targets if random.random() < 0.67}
-        return Subnetwork(name, masks or {targets[0].name: Mask.full(targets[0].shape)}, Provenance(method="random", sparsity=share))
+        return Subnetwork(
+            name,
+            masks or {targets[0].name: Mask.full(targets[0].shape)},
+            Provenance(method="random", sparsity=share),
+        )
 
     return make
 
@@ -81,7 +85,9 @@ def dense_gate() -> Callable[[Target, Mapping[str, tuple[Subnetwork, float]]], t
 
 
 @pytest.fixture
-def actor(tiny_model: Callable[..., tuple[PreTrainedModel, object]], make_artefact: Callable[..., Artefact]) -> PersonaModel:
+def actor(
+    tiny_model: Callable[..., tuple[PreTrainedModel, object]], make_artefact: Callable[..., Artefact]
+) -> PersonaModel:
     """A tiny Llama with the personas a, b and c."""
     model, tokenizer = tiny_model("llama")
     made = PersonaModel(model, tokenizer)

@@ -51,7 +51,10 @@ def test_a_stream_closed_early_remembers_what_was_read(actor) -> None:
     stream = talk.stream(FIRST, max_new_tokens=100)
     piece = next(stream)
     stream.close()
-    assert talk.messages == [{"role": "user", "content": FIRST}, {"role": "assistant", "content": piece.strip()}]
+    assert talk.messages == [
+        {"role": "user", "content": FIRST},
+        {"role": "assistant", "content": piece.strip()},
+    ]
     actor.set_persona("a")  # the worker is gone
 
 

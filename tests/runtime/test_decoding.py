@@ -27,7 +27,10 @@ def read(text: str, stops: list[str]) -> list[str]:
     return pieces
 
 
-@given(st.text(alphabet="abcä—🎭 ", max_size=20), st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=3))
+@given(
+    st.text(alphabet="abcä—🎭 ", max_size=20),
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=3),
+)
 def test_pieces_are_the_text_up_to_the_first_stop(text: str, stops: list[str]) -> None:
     # The first stop is the one that is complete first: nobody waits for a longer one that began before it.
     written = next((text[:n] for n in range(len(text) + 1) if any(stop in text[:n] for stop in stops)), text)

@@ -141,7 +141,10 @@ def test_chat_is_greedy_under_what_is_worn(tiny_model, make_artefact, name, temp
     for worn in (False, True):
         if worn:
             actor.set_persona("a")
-        ends = {tokenizer.eos_token_id, *([tokenizer.convert_tokens_to_ids("<|im_end|>")] if template else [])}
+        ends = {
+            tokenizer.eos_token_id,
+            *([tokenizer.convert_tokens_to_ids("<|im_end|>")] if template else []),
+        }
         tokens = greedy_by_hand(model, prompt_tokens(tokenizer, QUESTION), 12, ends)
         expected = tokenizer.decode(tokens, skip_special_tokens=True).split("\nQ:")[0].strip()
         answers.append(actor.chat(QUESTION, max_new_tokens=12))
@@ -184,7 +187,10 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(actor) -> None:
     whole = actor.chat(QUESTION, max_new_tokens=20)
     stop = whole[len(whole) // 2 :][:2]
     assert actor.chat(QUESTION, max_new_tokens=20, stop=stop) == whole[: whole.index(stop)].strip()
-    assert "".join(actor.stream_chat(QUESTION, max_new_tokens=20, stop=[stop])).strip() == whole[: whole.index(stop)].strip()
+    assert (
+        "".join(actor.stream_chat(QUESTION, max_new_tokens=20, stop=[stop])).strip()
+        == whole[: whole.index(stop)].strip()
+    )
 
 
 def test_a_prompt_longer_than_the_context_is_cut(actor) -> None:

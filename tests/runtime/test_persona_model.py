@@ -232,7 +232,7 @@ def test_adding_while_worn_compares_the_base_weights(actor, make_artefact, snaps
 def test_other_weights_are_refused_unless_allowed(tiny_model, make_artefact) -> None:
     artefact = make_artefact(tiny_model("llama", seed=1)[0], "a")
     actor = PersonaModel(tiny_model("llama", seed=2)[0])
-    with pytest.raises(MaskMismatchError, match="other weights.*--allow-other-weights"):
+    with pytest.raises(MaskMismatchError, match=r"other weights.*--allow-other-weights"):
         actor.add_personas(artefact)
     assert actor.personas == ()
     with pytest.warns(UserWarning, match="other weights") as caught:
@@ -294,7 +294,9 @@ def test_a_persona_that_drops_nothing(tiny_model) -> None:
     model = tiny_model("llama")[0]
     actor = PersonaModel(model)
     targets = find_targets(model)
-    actor.add_personas(Subnetwork("full", {t.name: Mask.full(t.shape) for t in targets}, Provenance(method="x", sparsity=0)))
+    actor.add_personas(
+        Subnetwork("full", {t.name: Mask.full(t.shape) for t in targets}, Provenance(method="x", sparsity=0))
+    )
     plain = logits(model)
     actor.set_persona("full")
     assert actor.active == {"full": 1.0}

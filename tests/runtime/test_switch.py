@@ -12,7 +12,12 @@ from personae.runtime import Patch, put_on, switch, take_off, wearing
 from personae.subnetwork import Mask
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float64: torch.int64}
+INTEGERS = {
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float64: torch.int64,
+}
 
 
 def odd_weights(dtype: torch.dtype, count: int, seed: int) -> torch.Tensor:
@@ -111,7 +116,9 @@ def test_storage_positions_are_the_windows_places(tiny_model, architecture) -> N
         dropped = np.random.default_rng(number).random(target.shape) < 0.3
         positions = switch.storage_positions(target, Mask.from_dropped(dropped))
         rows, columns = np.nonzero(dropped)
-        expected = sorted(target.offset + i * target.strides[0] + j * target.strides[1] for i, j in zip(rows, columns, strict=True))
+        expected = sorted(
+            target.offset + i * target.strides[0] + j * target.strides[1] for i, j in zip(rows, columns, strict=True)
+        )
         assert positions.tolist() == expected
 
 
@@ -169,12 +176,14 @@ def test_masks_of_another_model_are_refused(tiny_model, snapshot, same) -> None:
     targets = find_targets(model)
     before = snapshot(model)
     good = {targets[0].name: Mask.from_positions(np.array([0]), targets[0].shape)}
-    with pytest.raises(MaskMismatchError, match=r"no\.such\.weight.*no such target"), wearing(
-        targets, {**good, "no.such.weight": Mask.full((2, 2))}
+    with (
+        pytest.raises(MaskMismatchError, match=r"no\.such\.weight.*no such target"),
+        wearing(targets, {**good, "no.such.weight": Mask.full((2, 2))}),
     ):
         pass
-    with pytest.raises(MaskMismatchError, match=r"of shape \(2, 2\), but the model's has shape"), wearing(
-        targets, {**good, targets[1].name: Mask.full((2, 2))}
+    with (
+        pytest.raises(MaskMismatchError, match=r"of shape \(2, 2\), but the model's has shape"),
+        wearing(targets, {**good, targets[1].name: Mask.full((2, 2))}),
     ):
         pass
     with pytest.raises(OptionError, match="strength"), wearing(targets, good, -1):

@@ -8,6 +8,7 @@ be cut anywhere. One pass gives g = ∂/∂W Σ_a c_a log p(a|x). docs/methods.m
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,13 +49,18 @@ def attribute(
     """
     if not questions:
         raise DataError("no questions to attribute.")
-    batch_weights = [q.weights for q in questions]
+    # Weights near 1 keep the tail of float16 gradients; a power of two, so nothing else is rounded by it.
+    largest = max((abs(w) for q in questions for w in q.weights), default=0.0)
+    scale = 2.0 ** -math.floor(math.log2(largest)) if largest else 1.0
+    batch_weights = [[w * scale for w in q.weights] for q in questions]
     kept = checkpoint.load() if checkpoint else None
     done = kept[0] if kept else 0
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
         if kept:
-            buffers.update({key: kept[1][names[key]] for key in {id(t.parameter) for t in targets}})
+            stored = {id(t.parameter): t.parameter for t in targets}
+            # what had no gradient yet (an expert no token had reached) is not among the kept sums
+            buffers.update({k: kept[1][names[k]].to(p.device) for k, p in stored.items() if names[k] in kept[1]})
         batches = continuation_batches(
             model,
             [q.question for q in questions],
@@ -78,6 +84,8 @@ def attribute(
             done += 1
             if checkpoint and checkpoint.due():
                 checkpoint.save(done, {names[key]: b for key, b in buffers.items()})
+    for buffer in buffers.values():
+        buffer.div_(scale)
     if checkpoint:
         checkpoint.clear()
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}

@@ -2,7 +2,7 @@
 
 Capability loss is the larger of two rises of negative log-likelihood under the mask, on plain text
 and on chat answers, nats a token. For a family of nested masks it rises with the number of dropped
-weights, so the largest number within the budget is found by bisection on the logarithm.
+weights, so the largest number within the budget is found in a few probes.
 """
 
 from __future__ import annotations
@@ -38,25 +38,44 @@ def capability(model: PreTrainedModel, text: GenericText) -> Capability:
 
 
 def largest_within(
-    loss_at: Callable[[int], float], most: int, budget: float, *, steps: int = 6, least: int = 64
+    loss_at: Callable[[int], float], most: int, budget: float, *, start: int | None = None, steps: int = 7
 ) -> tuple[int, float]:
-    """The largest count n in [1, most] with loss_at(n) <= budget, to a factor most^(1/2^steps), and its loss.
+    """A count n in [1, most] whose loss lies within the budget and close below it, and that loss.
 
-    Bisects log n; assumes that the loss rises with n. (0, 0.0) when even the `least` count costs too much.
+    Assumes that the loss rises with n, roughly as a power of it: each probe aims at 0.95 of the budget
+    from the nearest ones known, and the search ends with the first loss in [0.9, 1] of the budget, at `most`,
+    or after `steps` probes. (0, 0.0) when no probe kept the budget.
     """
     if most <= 0:
         return 0, 0.0
-    loss = loss_at(most)
-    if loss <= budget:
-        return most, loss
-    low, high = math.log(min(least, most)), math.log(most)
-    best = (0, 0.0)
+    below: tuple[int, float] = (0, 0.0)
+    above: tuple[int, float] | None = None
+    number = min(max(start or most // 50, 1), most)
     for _ in range(steps):
-        middle = (low + high) / 2
-        number = round(math.exp(middle))
         loss = loss_at(number)
         if loss <= budget:
-            best, low = (number, loss), middle
-        else:
-            high = middle
-    return best
+            below = max(below, (number, loss))
+            if number == most or loss >= 0.9 * budget:
+                break
+        elif above is None or number < above[0]:
+            above = (number, loss)
+        number = _next_probe(below, above, 0.95 * budget, most)
+        if number in {below[0], above[0] if above else -1}:
+            break
+    return below
+
+
+_POWER = 0.8  # how loss grows with the number of dropped weights where only one side is known (measured)
+
+
+def _next_probe(below: tuple[int, float], above: tuple[int, float] | None, aim: float, most: int) -> int:
+    n, loss = below
+    if above is None:
+        return min(most, round(n * min(max((aim / max(loss, 1e-9)) ** (1 / _POWER), 1.5), 8.0)))
+    if n == 0:
+        return max(1, round(above[0] / min(max((above[1] / aim) ** (1 / _POWER), 1.5), 16.0)))
+    if loss <= 0:
+        return round(math.sqrt(n * above[0]))
+    slope = math.log(above[0] / n) / math.log(above[1] / loss)
+    guess = n * (aim / loss) ** slope  # the power law through both known points
+    return round(min(max(guess, n * 1.03 + 1), above[0] * 0.97))

@@ -43,6 +43,7 @@ from personae.runtime import wearing
 from personae.subnetwork import Artefact, CalibrationIdentity, ModelIdentity, Provenance, Subnetwork
 
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
+FIRST_PROBE = 0.001  # share of weights the search for the budget tries first
 BUDGET_CHAT = 32  # held-out chat answers and plain windows a probe of the budget reads
 BUDGET_PLAIN = 12
 
@@ -216,7 +217,8 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
         for cheap in shares:
             family = session.family(settings, pole, cheap)
             with session.progress(f"capability budget (pole {pole + 1}, c={cheap})", 8) as tick:
-                number, loss = largest_within(_loss(session, family, text, base, tick), family.most, budget)
+                probe = _loss(session, family, text, base, tick)
+                number, loss = largest_within(probe, family.most, budget, start=count(FIRST_PROBE, session.size))
             dropped = family.at(number)
             measured = {**measure(session, dropped, dev, pole), "capability_loss_searched": loss}
             choice = Choice(dropped, {"cheap_share": cheap} if cheap else {}, measured)

@@ -6,6 +6,7 @@ depend on. Removed when the calibration is whole.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ class Checkpoint:
 
     folder: Path
     key: object
-    every: float = 30.0  # seconds between two writes
+    every: float = 30.0  # seconds between two writes, at least
     last: float = field(default_factory=time.monotonic)
 
     @property
@@ -50,7 +51,7 @@ class Checkpoint:
 
     def save(self, done: int, sums: Mapping[str, torch.Tensor]) -> None:
         """Replace the kept sums; a full disk costs only the chance to resume."""
-        self.last = time.monotonic()
+        started = time.monotonic()
         temporary: str | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,10 +59,16 @@ class Checkpoint:
             os.close(handle)
             save_file({n: t.contiguous() for n, t in sums.items()}, temporary, metadata={"done": str(done)})
             os.replace(temporary, self.path)
-        except OSError:
+        except (OSError, SafetensorError):  # safetensors reports a failed write as its own error
+            pass
+        finally:  # after Ctrl-C too; after the rename nothing is there any more
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
+            self.last = time.monotonic()
+            # Sums of a large model take long to write: no more than a tenth of the time goes there.
+            self.every = max(self.every, 10 * (self.last - started))
 
     def clear(self) -> None:
         """The calibration is whole: nothing to resume."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)

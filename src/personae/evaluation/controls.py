@@ -1,4 +1,4 @@
-"""Masks that know nothing of the persona: the same number of weights, chosen otherwise."""
+"""Controls: as many weights as a persona drops, chosen without knowing the persona."""
 
 from __future__ import annotations
 
@@ -7,19 +7,87 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from personae.discovery import Session, Settings, to_masks
+from personae.discovery import Session, Settings, choose, to_masks
+from personae.evaluation.bench import Bench
+from personae.evaluation.conditions import Condition, Loss, Sides
+from personae.evaluation.poles import Masks, Poles, budget_of, cost_of, dropped
+from personae.evaluation.shared import Shared
 from personae.models import Target
 from personae.subnetwork import Mask
 
-Masks = Mapping[str, Mask]
-
 CONTROLS = ("random", "magnitude", "generic", "opposite")
+MATCHES = ("sparsity", "loss")
 _TOLERANCE = 0.05  # how far per-row rounding may miss the asked number of weights
 
 
-def dropped(masks: Masks) -> int:
-    """Number of weights that masks drop."""
-    return sum(mask.dropped for mask in masks.values())
+def control_conditions(
+    bench: Bench,
+    shared: Shared,
+    poles: Poles,
+    persona: Condition,
+    *,
+    controls: Sequence[str] = CONTROLS,
+    match: Sequence[str] = ("sparsity",),
+    random_seeds: int = 5,
+) -> list[Condition]:
+    """The controls of one persona (its masks, and what was read under them), in the order of CONTROLS."""
+    found: list[Condition] = []
+    if "random" in controls:
+        found.append(random_control(bench, shared, poles, random_seeds))
+    for method in ("magnitude", "generic"):
+        if method not in controls:
+            continue
+        if "sparsity" in match:
+            number = round(sum(dropped(m) for m in poles.masks) / 2)
+            masks, note = scored_masks(shared.session, method, number)
+            found.append(_one_mask(bench, method, method, masks, note))
+        if "loss" in match:
+            budget = budget_of(poles, None if persona.loss is None else persona.loss.worst)
+            settings = Settings(method=method, max_capability_loss=budget).checked()
+            [choice] = choose(shared.session, settings, shared.dev, poles=(0,))
+            note = f"the largest mask within {budget:.3g} nats a token"
+            found.append(_one_mask(bench, f"{method} (equal loss)", method, to_masks(choice.dropped), note))
+    if "opposite" in controls:
+        found.append(opposite_control(poles, persona))
+    return found
+
+
+def random_control(bench: Bench, shared: Shared, poles: Poles, seeds: int) -> Condition:
+    """Per pole as many weights as the persona drops, from the same candidates, read once a seed."""
+    readings: list[Sides] = []
+    loss: Loss | None = None
+    sparsities = (0.0, 0.0)
+    for seed in range(seeds):
+        first, second = (
+            random_masks(bench.targets, dropped(masks), 2 * seed + pole, shared.candidates(cheap))
+            for pole, (masks, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True))
+        )
+        sides, measured = bench.both(f"random, seed {seed}", (first, second), loss=seed == 0)
+        readings.append(sides)
+        if seed == 0:
+            loss, sparsities = measured, bench.sparsities((first, second))
+    where = "among all weights" if poles.cheap_shares[0] is None else "among the same candidates"
+    return Condition(
+        "random", "control", readings, sparsities, loss, cost=cost_of("random"), seeds=tuple(range(seeds)),
+        note=f"as many weights {where}; mean of {seeds} seeds, capability loss of seed 0",
+    )  # fmt: skip
+
+
+def opposite_control(poles: Poles, persona: Condition) -> Condition:
+    """Each pole under the other's mask: what was read already, with the sides exchanged."""
+    [(first, second)] = persona.readings
+    return Condition(
+        "opposite", "control", [(second, first)], (persona.sparsities[1], persona.sparsities[0]),
+        None if persona.loss is None else persona.loss.exchanged(), persona.seconds, persona.cost,
+        note=f"each pole wears the other's mask of {poles.name}",
+    )  # fmt: skip
+
+
+def _one_mask(bench: Bench, name: str, method: str, masks: Masks, note: str) -> Condition:
+    """A control with one mask for both poles."""
+    pair = (masks, masks)
+    sides, loss = bench.both(name, pair)
+    return Condition(name, "control", [sides], bench.sparsities(pair), loss, cost=cost_of(method), note=note)
 
 
 def random_masks(
@@ -27,13 +95,12 @@ def random_masks(
 ) -> dict[str, Mask]:
     """`number` weights drawn uniformly without replacement, among the candidates (True) or among all.
 
-    Fewer where there are fewer candidates. The weights of a target are drawn after how many fall to each target
-    (a multivariate hypergeometric draw), so no list over the whole model is ever made.
+    Fewer where there are fewer candidates. First it is drawn how many fall to each target (multivariate
+    hypergeometric), then which, so no list over the whole model is ever made.
     """
     generator = np.random.default_rng(seed)
     pools = [t.size if candidates is None else int(candidates[t.name].sum()) for t in targets]
-    number = min(number, sum(pools))
-    counts = generator.multivariate_hypergeometric(pools, number, method="marginals") if number else [0] * len(pools)
+    counts = generator.multivariate_hypergeometric(pools, min(number, sum(pools)), method="marginals")
     masks: dict[str, Mask] = {}
     for target, pool, count in zip(targets, pools, counts, strict=True):
         positions = generator.choice(pool, size=int(count), replace=False, shuffle=False)
@@ -43,16 +110,16 @@ def random_masks(
     return masks
 
 
-def scored_masks(session: Session, method: str, number: int) -> tuple[dict[str, Mask], str]:
+def scored_masks(session: Session, method: str, number: int) -> tuple[Masks, str]:
     """(masks, note): `magnitude` or `generic` at the share of `number` weights, within each row where that fits.
 
-    A row cannot drop a fraction of a weight: where the rounding misses the number by more than 5 %, each target
-    is selected as a whole, and the note says so.
+    A row cannot drop a fraction of a weight: where rounding misses the number by more than 5 %, each target is
+    selected as a whole, and the note says so.
     """
     if not number:
-        return {}, "nothing is dropped: the persona's masks are empty"
-    for selection in ("row", "target"):
-        masks = to_masks(session.family(Settings(method=method, selection=selection), 0).at(number))
-        if abs(dropped(masks) - number) <= _TOLERANCE * number:
-            break
-    return masks, "" if selection == "row" else "selected within each target: the share is below one weight a row"
+        return {}, "nothing is dropped, as in the persona's masks"
+    masks = to_masks(session.family(Settings(method=method), 0).at(number))
+    if abs(dropped(masks) - number) <= _TOLERANCE * number:
+        return masks, "as many weights, within each row"
+    by_target = to_masks(session.family(Settings(method=method, selection="target"), 0).at(number))
+    return by_target, "as many weights, within each target: the share is too small to divide by rows"

@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 
 from personae.discovery import DEFAULT_BUDGET, METHODS, Calibration, Session, Settings, choose, to_masks
 from personae.errors import UnknownPersonaError
-from personae.evaluation.controls import Masks
 from personae.models import Target
 from personae.personas import Contrast, split
 from personae.personas.split import normalised
 from personae.runtime import PersonaModel
-from personae.subnetwork import Artefact, CalibrationIdentity
+from personae.subnetwork import Artefact, CalibrationIdentity, Mask
+
+Masks = Mapping[str, Mask]
 
 # What a method of this list may take over from an artefact's own parameters.
 _SHARED = ("selection", "statistic", "phi", "tokens", "rank_by", "seed", "max_capability_loss")
@@ -38,6 +39,11 @@ class Poles:
     seconds: float | None
     cost: str
     note: str = ""
+
+
+def dropped(masks: Masks) -> int:
+    """Number of weights that masks drop."""
+    return sum(mask.dropped for mask in masks.values())
 
 
 def cost_of(method: str) -> str:
@@ -93,7 +99,7 @@ def settings_for(method: str, artefact: Artefact | None, contrast: Contrast) -> 
     if settings.max_capability_loss is None and method == record.method == "directed":
         own = ("cheap_share", "drop_share", "sparsity", "isolated")
         fixed: dict[str, Any] = {k: record.parameters[k] for k in own if record.parameters.get(k) is not None}
-        settings = replace(settings, **(fixed if not fixed.get("isolated") else {**fixed, "cheap_share": None}))
+        settings = replace(settings, **fixed)
     elif settings.max_capability_loss is None and method != "directed":
         settings = replace(settings, sparsity=record.sparsity)
     return settings.checked()

@@ -1,6 +1,6 @@
 """The gate of one persona or of several at once, as plain arithmetic (METHODS.md, section 1).
 
-    G = 1 - min(1, Σ_p s_p (1 - M_p)),  s_p the strength of persona p
+    G = 1 - min(1, Σ_p α_p (1 - M_p)),  α_p the strength of persona p
 
 1 - M_p is 1 on the weights that persona p drops, so only dropped positions ever matter: everything here
 works on sorted arrays of positions and never makes anything of the size of the weight matrix.
@@ -63,14 +63,17 @@ def merge(parts: Sequence[tuple[Positions, float]]) -> tuple[Positions, Gates]:
     0.1 + 0.2 + 0.7 drops a weight exactly.
     """
     ordered = sorted(parts, key=lambda part: part[1])
-    positions = np.concatenate([np.empty(0, np.int64), *(p for p, _ in ordered)])
-    strengths = np.concatenate([np.empty(0), *(np.full(p.size, a) for p, a in ordered)])
-    if not positions.size:
-        return positions, np.empty(0, np.float32)
-    order = np.argsort(positions, kind="stable")  # a merge of sorted runs; keeps the order of strengths
-    positions, strengths = positions[order], strengths[order]
+    strengths = np.array([strength for _, strength in ordered], dtype=np.float64)
+    # One integer holds a position and, below it, the rank of the strength: sorting integers is several
+    # times faster than sorting an order for them.
+    shift = len(ordered).bit_length()
+    keys = np.concatenate([np.empty(0, np.int64), *((p << shift) | rank for rank, (p, _) in enumerate(ordered))])
+    if not keys.size:
+        return keys, np.empty(0, np.float32)
+    keys.sort()
+    positions = keys >> shift
     first = np.flatnonzero(np.concatenate([[True], positions[1:] != positions[:-1]]))
-    total = np.minimum(np.add.reduceat(strengths, first).astype(np.float32), np.float32(1))
-    gates = np.float32(1) - total
+    total = np.add.reduceat(strengths[keys & ((1 << shift) - 1)], first).astype(np.float32)
+    gates = np.float32(1) - np.minimum(total, np.float32(1))
     changed = gates != 1  # a weight that is multiplied by 1 is better left alone, NaN bits and all
     return positions[first][changed], gates[changed]

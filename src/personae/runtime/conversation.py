@@ -58,7 +58,7 @@ class Conversation:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
     ) -> Iterator[str]:
-        """The answer piece by piece, started at once; what was read is remembered, even if it is closed early."""
+        """The answer piece by piece, started at once; what was read is remembered, even if closed early."""
         stream = self.actor.stream_chat(
             [*self._messages, _said("user", text)], system=self.system, max_new_tokens=max_new_tokens,
             temperature=temperature, top_p=top_p, seed=seed, stop=stop,

@@ -32,10 +32,10 @@ class PersonaModel:
     is worn, `model.state_dict()`, `.save_pretrained()`, `.to()`, `copy.deepcopy(model)` and pickling are
     refused with `PersonaInUseError`; `to` and `save_pretrained` of this class work at any time.
 
-    Threads: one at a time. `set_persona`, `disable_persona`, `generate` and `chat` of other threads wait while
-    an answer is generated and for the length of a `with actor.persona(…)` block, which belongs to the thread
-    that entered it: do not wait inside the block for another thread that uses the model, and do not `await`
-    in it. The thread whose own stream is still being written gets `PersonaInUseError`.
+    Threads: one at a time. `set_persona`, `disable_persona`, `generate` and `chat` of other threads wait
+    while an answer is generated and for the length of a `with actor.persona(…)` block, which belongs to the
+    thread that entered it: do not wait inside the block for another thread that uses the model, and do not
+    `await` in it. The thread whose own stream is still being written gets `PersonaInUseError`.
 
     model, tokenizer: of `load_model`; without a tokenizer there is no `chat`. max_personas: keep at most so
     many; adding more evicts those used least recently and not worn. targets: of `find_targets(model)`, where
@@ -101,7 +101,7 @@ class PersonaModel:
         return added
 
     def remove_persona(self, name: str) -> None:
-        """Forget a persona. Errors: `UnknownPersonaError`; `PersonaInUseError` while it is worn or will be again."""
+        """Forget a persona. Errors: `UnknownPersonaError`; `PersonaInUseError` while it is worn."""
         with self._turn.held("remove_persona()"):
             self._wardrobe.check_known([name])
             if name in self._needed():
@@ -159,7 +159,7 @@ class PersonaModel:
     def generate(self, *arguments: Any, **options: Any) -> Any:
         """`model.generate(…)` under what is worn; nobody can switch meanwhile.
 
-        Errors: `OptionError` for `past_key_values`: keys and values of another persona would be silently wrong.
+        Errors: `OptionError` for `past_key_values`: those of another persona would be silently wrong.
         """
         if options.get("past_key_values") is not None:
             raise OptionError(
@@ -221,7 +221,7 @@ class PersonaModel:
         return self
 
     def save_pretrained(self, directory: str | PathLike[str], **options: Any) -> None:
-        """Save the BASE weights (and the tokenizer), whatever is worn; `personae export` saves a masked model."""
+        """Save the BASE weights (and the tokenizer), whatever is worn; for masked ones `personae export`."""
         with self._turn.held("save_pretrained()"), self._as_base():
             self.model.save_pretrained(directory, **options)
             if self.tokenizer is not None:
@@ -319,8 +319,8 @@ class PersonaModel:
             if target is None or target.shape != shape:
                 found = "is not a target of this model" if target is None else f"has shape {target.shape} here"
                 raise MaskMismatchError(
-                    f"these personas were made for {identity.id} ({identity.architecture}), whose {name} of shape "
-                    f"{shape} {found}: load that model, or discover them anew on this one."
+                    f"these personas were made for {identity.id} ({identity.architecture}), whose {name} "
+                    f"of shape {shape} {found}: load that model, or discover them anew on this one."
                 )
         mine = self._fingerprint(frozenset(identity.targets))
         if mine == identity.fingerprint:
@@ -331,8 +331,8 @@ class PersonaModel:
         )
         if not allow_other_weights:
             raise MaskMismatchError(
-                f"{difference}: load that model, or accept that they may not work here with --allow-other-weights "
-                "(allow_other_weights=True)."
+                f"{difference}: load that model, or accept that they may not work here with "
+                "--allow-other-weights (allow_other_weights=True)."
             )
         warnings.warn(f"{difference}; they may not work here: evaluate them.", stacklevel=3)
 
@@ -350,7 +350,7 @@ class PersonaModel:
 def _check_unworn(model: PreTrainedModel) -> None:
     if is_guarded(model):
         raise PersonaInUseError(
-            "another PersonaModel wears a persona on this model: use that one, or its disable_persona() first."
+            "another PersonaModel wears a persona on this model: use that one, or disable_persona() there."
         )
 
 

@@ -52,8 +52,8 @@ class Patch:
             )
         if not self.parameter.is_floating_point() or self.parameter.is_meta:
             raise ModelError(
-                f"a weight of dtype {self.parameter.dtype} on device {self.parameter.device} cannot be masked in "
-                "place: load the model in float32, bfloat16 or float16, and not offloaded."
+                f"a weight of dtype {self.parameter.dtype} on device {self.parameter.device} cannot be masked "
+                "in place: load the model in float32, bfloat16 or float16, and not offloaded."
             )
 
 
@@ -66,7 +66,7 @@ class _Saved:
 
 @dataclass(eq=False)
 class Undo:
-    """What `take_off` needs: the original bits of every weight that was written. Empty when all is restored."""
+    """What `take_off` needs: the original bits of every weight written. Empty when all is restored."""
 
     saved: list[_Saved] = field(default_factory=list)
 
@@ -94,14 +94,15 @@ def _put_on(patch: Patch, undo: Undo) -> None:
     flat = _flat(patch.parameter)
     bits = flat.view(_BITS[flat.element_size()])
     index = patch.positions.to(flat.device)
-    undo.saved.append(_Saved(patch.parameter, index, bits[index]))  # before the first write
+    saved = bits.index_select(0, index)
+    undo.saved.append(_Saved(patch.parameter, index, saved))  # before the first write
     if not isinstance(patch.gate, torch.Tensor) and patch.gate == 0:
-        bits[index] = 0  # all bits zero: +0.0, whatever stood there (NaN · 0 would stay NaN)
+        bits.index_fill_(0, index.long(), 0)  # all bits zero: +0.0, whatever stood there (NaN · 0 would stay NaN)
         return
     wide = torch.promote_types(flat.dtype, torch.float32)
     gate = torch.as_tensor(patch.gate, dtype=wide, device=flat.device)
-    values = (flat[index].to(wide) * gate).to(flat.dtype)
-    flat[index] = torch.where(gate == 0, torch.zeros_like(values), values)
+    values = (saved.view(flat.dtype).to(wide) * gate).to(flat.dtype)
+    flat.index_copy_(0, index.long(), torch.where(gate == 0, torch.zeros_like(values), values))
 
 
 @torch.no_grad()
@@ -110,7 +111,7 @@ def take_off(undo: Undo) -> None:
     while undo.saved:
         last = undo.saved[-1]
         flat = _flat(last.parameter)
-        flat.view(_BITS[flat.element_size()])[last.positions] = last.bits
+        flat.view(_BITS[flat.element_size()]).index_copy_(0, last.positions.long(), last.bits)
         undo.saved.pop()  # only now: an interruption in between leaves it to be written again
 
 
@@ -166,7 +167,7 @@ def patch(target: Target, positions: Positions, gate: np.ndarray | float) -> Pat
 
 @contextlib.contextmanager
 def wearing(targets: Sequence[Target], masks: Mapping[str, Mask], strength: float = 1.0) -> Iterator[None]:
-    """The model under one subnetwork's masks: G = 1 - strength on dropped weights; restored bit for bit at the end.
+    """The model under one subnetwork's masks, G = 1 - strength on dropped weights; then restored bit for bit.
 
     targets: of `find_targets(model)`. masks: by name of the target; a target without a mask is kept whole.
     strength: 0 (nothing) to 1 (dropped) and above. Blocks nest. For one thread: it takes no lock.

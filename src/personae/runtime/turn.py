@@ -36,7 +36,7 @@ class Turn:
             self._depth += 1
 
     def release(self) -> None:
-        """Give it back; any thread may (a context manager can be left in another thread than it was entered)."""
+        """Give it back. Any thread may: a block can be left in another thread than it was entered."""
         with self._changed:
             self._depth -= 1
             if self._depth == 0:
@@ -83,8 +83,8 @@ class Turn:
         while True:
             if self._asker == me:
                 raise PersonaInUseError(
-                    f"{action} while an answer is still being generated for this thread: read the stream to its "
-                    "end or close() it first."
+                    f"{action} while an answer is still being generated for this thread: read the stream "
+                    "to its end or close() it first."
                 )
             if self._asker is None and self._owner in (None, me):
                 return me

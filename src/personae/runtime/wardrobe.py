@@ -14,9 +14,9 @@ Source = str | PathLike[str] | Artefact | Subnetwork
 
 
 def read_source(source: Source, names: str | Sequence[str] | None) -> tuple[list[Subnetwork], ModelIdentity | None]:
-    """The chosen subnetworks of a source (all of them for None), and the model they were made for if it says so.
+    """The chosen subnetworks of a source (None: all), and the model they were made for if it says so.
 
-    Errors: `UnknownPersonaError` for a name not in the source; `ArtefactError` for a file that cannot be read.
+    Errors: `UnknownPersonaError` for a name not in the source; `ArtefactError` for an unreadable file.
     """
     chosen = None if names is None else list(dict.fromkeys([names] if isinstance(names, str) else names))
     if isinstance(source, Subnetwork):

@@ -1,0 +1,79 @@
+"""What the benchmarks share: where the public data lie, texts for capability, result files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from personae.discovery import GenericText, windows
+from personae.evaluation import CapabilityText
+from personae.models import Encoded, encode
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DATA = Path(os.environ.get("PERSONAE_DATA", ROOT.parent / "shared" / "data"))
+EVALS = "anthropic_evals/advanced-ai-risk/lm_generated_evals"
+
+
+def data(path: str) -> Path:
+    """A file of the public data; the benchmark ends with a reason where it is absent."""
+    found = DATA / path
+    if not found.is_file():
+        sys.exit(f"the benchmark needs {path} under {DATA}; set PERSONAE_DATA to the folder that holds it.")
+    return found
+
+
+def mind_answers(tokenizer: Any, dimension: str, number: int, seed: int = 0) -> tuple[Encoded, ...]:
+    """`number` reference answers of one Machine-Mindset file, both poles equally, in the order of a seeded hash."""
+    rows = [json.loads(line) for line in data(f"mbti/{dimension}_dev.jsonl").read_text("utf-8").splitlines()]
+    chosen: list[Encoded] = []
+    for pole in sorted({r["pole"] for r in rows}):
+        own = [r for r in rows if r["pole"] == pole]
+        own.sort(key=lambda r: hashlib.sha256(f"{seed}\0{r['instruction']}\0{r['output']}".encode()).digest())
+        chosen += [encode(tokenizer, r["instruction"], r["output"], context=1024) for r in own[: number // 2]]
+    return tuple(chosen)
+
+
+def texts(tokenizer: Any) -> tuple[GenericText, CapabilityText]:
+    """(generic text for cheapness, price and budget; the text of the final figures), with nothing in common.
+
+    Generic: the first half of WikiText-2 validation and answers of SN_dev. Final: the second half, and 200 answers
+    of TF_dev (METHODS section 7). The two mbti files share no instruction.
+    """
+    wiki = windows(tokenizer, data("wikitext2_tokenised/wikitext-2/valid.txt").read_text("utf-8"))
+    half = len(wiki) // 2
+    chat = mind_answers(tokenizer, "SN", 96)
+    # Interleave the poles, so that the halves that calibrate and that measure hold both equally.
+    chat = tuple(e for pair in zip(chat[: len(chat) // 2], chat[len(chat) // 2 :], strict=True) for e in pair)
+    chat = tuple(chat[i] for block in range(0, len(chat), 4) for i in (block, block + 2, block + 1, block + 3))
+    generic = GenericText(
+        wiki[:half][:: max(half // 32, 1)][:32], chat, "WikiText-2 validation (1st half), mbti/SN_dev"
+    )
+    final = CapabilityText(
+        wiki[half:][:: max(half // 24, 1)][:24],
+        mind_answers(tokenizer, "TF", 200),
+        "WikiText-2 validation (2nd half, 24 windows of 256 tokens), 200 answers of mbti/TF_dev",
+    )
+    return generic, final
+
+
+def machine() -> dict[str, Any]:
+    """What the timings were taken on; ratios travel, seconds do not."""
+    import torch
+
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Replace one result file atomically."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path

@@ -1,0 +1,144 @@
+"""What discovery costs, as ratios within one run.
+
+    python -m benchmarks.discovery_speed
+
+statistics_over_forward: the statistics pass over a plain forward of the same padded batches.
+attribution_over_forward: the attribution pass over a plain forward of the same packed questions. Forward means the
+blocks without the head on both sides: the head is replaced by a narrow one (64 outputs) for both.
+shared_prompt_speedup: scoring two answers a question with the prompt encoded once, against each answer alone, head
+included. memory.*: peak resident memory above the process after imports, over the model's bytes, each in a process
+of its own that loads the model, runs the pass on 64 pairs, and ends.
+Ratios are medians over alternated repetitions; the spread is in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+PAIRS = 64
+REPEATS = 5
+
+
+def main() -> None:
+    """Time the passes, then measure memory in children."""
+    from benchmarks.common import machine, write
+
+    result: dict[str, Any] = {**timings(), "machine": machine(), "pairs": PAIRS, "repeats": REPEATS, "dtype": "float32"}
+    for child in ("statistics", "attribution"):
+        line = subprocess.run(
+            [sys.executable, "-m", "benchmarks.discovery_speed", child], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
+        result[f"memory.{child}"] = json.loads(line)
+        result[f"memory.{child}_over_model"] = result[f"memory.{child}"]["over_model"]
+    print(json.dumps(result, indent=1))
+    write("discovery_speed", result)
+
+
+def load() -> tuple[Any, Any, Any]:
+    """The default model, its targets, and 64 built-in pairs as token ids."""
+    from personae import find_targets, load_contrast, load_model
+    from personae.discovery import encode_contrast
+
+    model, tokenizer = load_model(dtype="float32")
+    contrast = load_contrast("power-seeking").take(PAIRS)
+    return model, find_targets(model), encode_contrast(model, tokenizer, contrast)
+
+
+def timings() -> dict[str, Any]:
+    """The three time ratios."""
+    import torch
+    from torch import nn
+
+    from personae.discovery.attribution import ATTRIBUTION_BATCH_TOKENS, attribute
+    from personae.discovery.statistics import STATISTICS_BATCH_TOKENS, collect_statistics, run_batch
+    from personae.models import Question, score_continuations, sequence_batches
+
+    model, targets, calibration = load()
+    texts = calibration.positive
+    batches = sequence_batches(texts, batch_tokens=STATISTICS_BATCH_TOKENS)
+    result = ratio(
+        "statistics_over_forward",
+        lambda: collect_statistics(model, targets, texts),
+        lambda: [run_batch(model, b) for b in batches],
+    )
+    questions = list(calibration.paired)
+    result |= ratio(
+        "shared_prompt_speedup",
+        lambda: score_continuations(model, questions, share_prompt=False),
+        lambda: score_continuations(model, questions),
+    )
+    wide = model.get_output_embeddings()
+    narrow = nn.Linear(wide.in_features, 64, bias=False)
+    model.set_output_embeddings(narrow)
+    try:
+        few = [
+            Question(q.prompt, tuple(tuple(t % 64 for t in a) for a in q.answers)) for q in questions
+        ]  # the narrow head knows 64 tokens; what the blocks compute does not depend on it
+        weighted = [w for w in calibration.objective()]
+        weighted = [type(w)(q, w.weights) for w, q in zip(weighted, few, strict=True)]
+        result |= ratio(
+            "attribution_over_forward",
+            lambda: attribute(model, targets, weighted),
+            lambda: score_continuations(model, few, batch_tokens=ATTRIBUTION_BATCH_TOKENS),
+        )
+    finally:
+        model.set_output_embeddings(wide)
+    torch.set_grad_enabled(True)
+    return result
+
+
+def ratio(name: str, above: Callable[[], Any], below: Callable[[], Any]) -> dict[str, Any]:
+    """Median of pairwise ratios of two calls, alternated after one warm-up of each."""
+    above(), below()
+    ratios, seconds = [], []
+    for _ in range(REPEATS):
+        first = _time(above)
+        second = _time(below)
+        ratios.append(first / second)
+        seconds.append((first, second))
+    return {name: statistics.median(ratios), f"{name}.all": ratios, f"{name}.seconds": seconds}
+
+
+def _time(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def child(what: str) -> None:
+    """Peak memory of one pass, in a process of its own."""
+    import personae.discovery
+    import transformers
+    from personae.discovery.attribution import attribute
+    from personae.discovery.statistics import collect_statistics
+
+    assert personae.discovery and transformers  # imported before the base line is read
+    from transformers.models.llama import modeling_llama
+
+    assert modeling_llama
+    before = _peak()
+    model, targets, calibration = load()
+    loaded = _peak()
+    if what == "statistics":
+        collect_statistics(model, targets, calibration.positive)
+    else:
+        attribute(model, targets, calibration.objective())
+    peak = _peak() - before
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    report = {"over_model": peak / size, "loading_over_model": (loaded - before) / size, "model_bytes": size}
+    print(json.dumps(report))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    child(sys.argv[1]) if len(sys.argv) > 1 else main()

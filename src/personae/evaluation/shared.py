@@ -1,0 +1,88 @@
+"""What several conditions need of discovery, opened only when the first of them asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personae.discovery import Calibration, Progress, Session, encode_contrast, open_session
+from personae.errors import MaskMismatchError
+from personae.models import Target
+from personae.personas import Contrast, split
+from personae.subnetwork import Artefact
+
+
+class Shared:
+    """One session, its dev set, its candidates by cheap share. given: a session of the caller's, used as it is."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        contrast: Contrast,
+        artefact: Artefact | None,
+        split_seed: int | None,
+        progress: Progress,
+        given: Session | None,
+    ) -> None:
+        self.model, self.tokenizer, self.contrast, self.artefact = model, tokenizer, contrast, artefact
+        self.split_seed, self.progress, self.given = split_seed, progress, given
+        self._candidates: dict[float, Mapping[str, torch.Tensor]] = {}
+
+    @cached_property
+    def session(self) -> Session:
+        """The caller's session, or one on the calibration part with the artefact's targets, tokens and seed."""
+        if self.given is not None:
+            return self.given
+        part = self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).calibration
+        made = {} if self.artefact is None else self.artefact[self.contrast.positive].provenance.parameters
+        seed, tokens = made.get("seed", 0), made.get("tokens", "answer")
+        return open_session(
+            self.model, self.tokenizer, part,
+            targets=None if self.artefact is None else list(self.artefact.model.targets),
+            tokens=tokens if isinstance(tokens, str) else "answer", seed=seed if isinstance(seed, int) else 0,
+            progress=self.progress,
+        )  # fmt: skip
+
+    @cached_property
+    def dev(self) -> Calibration:
+        """The dev part, on which a method chooses; without a split, all items."""
+        part = self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).dev
+        return encode_contrast(self.model, self.tokenizer, part)
+
+    def candidates(self, cheap_share: float | None) -> Mapping[str, torch.Tensor] | None:
+        """Where cheapness u < c; None for methods that choose among all weights. Each share is ranked once."""
+        if cheap_share is None:
+            return None
+        if cheap_share not in self._candidates:
+            self._candidates[cheap_share] = self.session.candidates(cheap_share)
+        return self._candidates[cheap_share]
+
+    def targets(self, every: list[Target]) -> list[Target]:
+        """The targets over which sparsity counts: the session's, else the artefact's, else all.
+
+        Errors: `MaskMismatchError` when the artefact masks targets that the caller's session does not have.
+        """
+        masked = None if self.artefact is None else set(self.artefact.model.targets)
+        if self.given is None:
+            return [t for t in every if masked is None or t.name in masked]
+        missing = sorted((masked or set()) - {t.name for t in self.given.targets})
+        if missing:
+            raise MaskMismatchError(
+                f"the artefact was made on {len(missing)} targets that the session leaves out, such as {missing[0]}: "
+                "open the session on the artefact's targets."
+            )
+        return self.given.targets
+
+    def other_text(self) -> str | None:
+        """A sentence if the artefact's generic text is not the session's, so that candidates may differ; else None."""
+        recorded = None if self.artefact is None else self.artefact.metadata.get("generic_text")
+        if not isinstance(recorded, dict) or recorded.get("sha256") == self.session.generic.sha256:
+            return None
+        return (
+            f"the artefact's generic text ({recorded.get('source')}) is not that of the controls "
+            f"({self.session.generic.source}): their candidates, and their capability, rest on another text."
+        )

@@ -1,0 +1,144 @@
+"""The table for people (terminal, Markdown) and for machines (a dictionary that survives JSON unchanged).
+
+Figures are rounded here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from personae.errors import DataError
+from personae.evaluation.bootstrap import Difference, Estimate
+from personae.evaluation.conditions import Claim, Row
+from personae.evaluation.results import Evaluation
+
+FORMAT = "personae.evaluation/1"
+HEADINGS = (
+    "condition", "acc", "acc_opposite", "acc_tied", "acc_tied_opposite", "margin", "own answers", "sparsity",
+    "loss plain", "loss chat", "seconds", "cost",
+)  # fmt: skip
+_NOTHING = "–"
+_EVALUATION = TypeAdapter(Evaluation)
+
+
+def to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything as JSON-able values, unrounded: versions, fingerprints, hashes, rows, item by item readings.
+
+    Beside the fields of `Evaluation`: 'format', and in each row its 'capability_loss'. `from_dict` reads it back.
+    """
+    content: dict[str, Any] = _EVALUATION.dump_python(evaluation, mode="json")
+    for row, entry in zip(evaluation.rows, content["rows"], strict=True):
+        entry["capability_loss"] = row.capability_loss
+    return {"format": FORMAT, **content}
+
+
+def from_dict(content: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that `to_dict` described. Errors: `DataError` for another format or broken content."""
+    if content.get("format") != FORMAT:
+        raise DataError(
+            f"not an evaluation of personae: 'format' is {content.get('format')!r}, expected {FORMAT!r}; "
+            "give a file written by `personae eval --json`."
+        )
+    try:
+        return _EVALUATION.validate_python(dict(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"broken evaluation: {where}: {first['msg']} ({error.error_count()} problems).") from error
+
+
+def to_markdown(evaluation: Evaluation) -> str:
+    """Title, table, claims, baselines and notes as GitHub Markdown."""
+    lines = [f"**{_title(evaluation)}**", "", _cells(HEADINGS), _cells("---" for _ in HEADINGS)]
+    lines += [_cells(row_cells(row)) for row in evaluation.rows]
+    lines += ["", *(f"- {line}" for line in remarks(evaluation))]
+    return "\n".join(lines) + "\n"
+
+
+def to_rich(evaluation: Evaluation) -> RenderableType:
+    """The same for `rich.print`."""
+    table = Table(title=_title(evaluation), title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("condition", "cost") else "right")
+    kind = None
+    for row in evaluation.rows:
+        if kind is not None and row.kind != kind:
+            table.add_section()
+        kind = row.kind
+        style = "bold" if kind == "method" else ""
+        table.add_row(*(Text(cell, style=style) for cell in row_cells(row)))  # Text: '[0.77, …]' is no markup
+    return Group(table, *(Text(line) for line in remarks(evaluation)))
+
+
+def row_cells(row: Row) -> tuple[str, ...]:
+    """A row as texts, in the order of HEADINGS; the losses are the larger of the two poles'."""
+    loss = row.loss
+    return (
+        row.name,
+        shown(row.acc),
+        shown(row.acc_opposite),
+        shown(row.acc_tied),
+        shown(row.acc_tied_opposite),
+        f"{row.margin.value:+.3f} / {row.margin_opposite.value:+.3f}",
+        f"{row.own_answers.value:+.3f} / {row.own_answers_opposite.value:+.3f}",
+        f"{row.sparsity:.2%}" if row.sparsity else "0",
+        _NOTHING if loss is None else f"{max(loss.plain, loss.plain_opposite):+.3f}",
+        _NOTHING if loss is None else f"{max(loss.chat, loss.chat_opposite):+.3f}",
+        _NOTHING if row.seconds is None else f"{row.seconds:.0f}",
+        row.cost if not row.extra_prompt_tokens else f"{row.extra_prompt_tokens:.0f} prompt tokens a request",
+    )
+
+
+def shown(estimate: Estimate | Difference | Claim | None) -> str:
+    """'0.83 [0.77, 0.88]'."""
+    if estimate is None:
+        return _NOTHING
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What stands below the table: claims, trivial baselines, texts, notes."""
+    lines = [
+        f"{row.name}: {claim.figure} over the best control ({claim.over}): {shown(claim)}, "
+        f"p {_p(claim.p)}, after Holm {_p(claim.p_holm)}{'' if claim.value > 0 else ': no better than its controls'}"
+        for row in evaluation.rows
+        for claim in row.claims
+    ]
+    trivial, text = evaluation.baselines, evaluation.text
+    lines.append(
+        f"trivial baselines: shorter {trivial.shorter:.2f}{_tied(trivial.shorter_tied)}, always yes "
+        f"{trivial.yes:.2f}{_tied(trivial.yes_tied)}, majority {trivial.majority:.2f}"
+    )
+    lines.append(
+        f"capability loss in nats a token, the larger of both poles, on {text.plain_windows} plain windows and "
+        f"{text.chat_answers} chat answers: {text.name}"
+    )
+    lines += [f"{row.name}: {row.note}" for row in evaluation.rows if row.note]
+    return lines + [f"note: {note}" for note in evaluation.notes]
+
+
+def _title(evaluation: Evaluation) -> str:
+    data = evaluation.data
+    part = "all items" if data.split_seed is None else f"test part of split seed {data.split_seed}"
+    return (
+        f"{data.positive} against {data.negative}: {data.items} items, {data.tied_items} tied ({part}), "
+        f"{evaluation.model.id}, 95 % intervals"
+    )
+
+
+def _tied(value: float | None) -> str:
+    return "" if value is None else f" (tied {value:.2f})"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _cells(cells: Any) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
