@@ -53,7 +53,6 @@ def load() -> tuple[Any, Any, Any]:
 
 def timings() -> dict[str, Any]:
     """The three time ratios."""
-    import torch
     from torch import nn
 
     from personae.discovery.attribution import ATTRIBUTION_BATCH_TOKENS, attribute
@@ -81,8 +80,7 @@ def timings() -> dict[str, Any]:
         few = [
             Question(q.prompt, tuple(tuple(t % 64 for t in a) for a in q.answers)) for q in questions
         ]  # the narrow head knows 64 tokens; what the blocks compute does not depend on it
-        weighted = [w for w in calibration.objective()]
-        weighted = [type(w)(q, w.weights) for w, q in zip(weighted, few, strict=True)]
+        weighted = [type(w)(q, w.weights) for w, q in zip(calibration.objective(), few, strict=True)]
         result |= ratio(
             "attribution_over_forward",
             lambda: attribute(model, targets, weighted),
@@ -90,7 +88,6 @@ def timings() -> dict[str, Any]:
         )
     finally:
         model.set_output_embeddings(wide)
-    torch.set_grad_enabled(True)
     return result
 
 
@@ -114,15 +111,11 @@ def _time(call: Callable[[], Any]) -> float:
 
 def child(what: str) -> None:
     """Peak memory of one pass, in a process of its own."""
-    import personae.discovery
-    import transformers
+    from transformers.models.llama import modeling_llama  # noqa: F401 - imported before the base line is read
+
     from personae.discovery.attribution import attribute
     from personae.discovery.statistics import collect_statistics
 
-    assert personae.discovery and transformers  # imported before the base line is read
-    from transformers.models.llama import modeling_llama
-
-    assert modeling_llama
     before = _peak()
     model, targets, calibration = load()
     loaded = _peak()

@@ -47,8 +47,8 @@ HISTORY = [
 def test_histories_through_the_template_and_without(tokenizer, plain_tokenizer) -> None:
     templated = tokenizer.decode(prompt_tokens(tokenizer, HISTORY, "Be kind."))
     assert templated == (
-        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n"
-        "<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n"
+        "<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert plain_tokenizer.decode(prompt_tokens(plain_tokenizer, HISTORY)) == "Q: One?\nA: Two.\nQ: Three?\nA:"
     assert render_prompt(plain_tokenizer, "Three?", "Be kind.").startswith("Be kind.\n\nQ:")

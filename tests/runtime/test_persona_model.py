@@ -128,9 +128,9 @@ def test_active_and_nesting(actor) -> None:
 @pytest.mark.parametrize(
     ("wish", "strength", "error"),
     [
-        ("nobody", 1.0, UnknownPersonaError), ({"a": 0.5, "nobody": 0.0}, 1.0, UnknownPersonaError), ({}, 1.0, OptionError),
-        ("b", -0.5, OptionError), ("b", float("nan"), OptionError), ({"a": 1.2, "b": 0.1}, 1.0, OptionError),
-        ({"b": 0.5}, 0.5, OptionError),
+        ("nobody", 1.0, UnknownPersonaError), ({"a": 0.5, "nobody": 0.0}, 1.0, UnknownPersonaError),
+        ({}, 1.0, OptionError), ("b", -0.5, OptionError), ("b", float("nan"), OptionError),
+        ({"a": 1.2, "b": 0.1}, 1.0, OptionError), ({"b": 0.5}, 0.5, OptionError),
     ],
 )  # fmt: skip
 def test_errors_leave_what_was_worn(actor, snapshot, same, wish, strength, error) -> None:

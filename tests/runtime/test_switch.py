@@ -146,12 +146,15 @@ def test_wearing_nests_and_restores_after_an_error(tiny_model, make_subnetwork, 
     targets = find_targets(model)
     outer, inner = make_subnetwork(targets, "outer"), make_subnetwork(targets, "inner")
     base = snapshot(model)
-    with pytest.raises(RuntimeError, match="inside"), wearing(targets, outer.masks):
+    with wearing(targets, outer.masks):
         under_outer = snapshot(model)
+        with pytest.raises(RuntimeError, match="inside"), wearing(targets, inner.masks, 0.5):
+            raise RuntimeError("inside")
+        assert same(snapshot(model), under_outer)
         with wearing(targets, inner.masks, 0.5):
             assert not same(snapshot(model), under_outer)
         assert same(snapshot(model), under_outer)
-        raise RuntimeError("inside")
+        assert not same(under_outer, base)
     assert same(snapshot(model), base)
 
 

@@ -99,6 +99,27 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically; the old one survives any failure."""
+    import os
+    import tempfile
+
+    from personae.errors import ArtefactError
+
+    temporary: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            temporary = file.name
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ArtefactError(
+            f"cannot write {path}: {error.strerror}. Free some space or name another --output."
+        ) from error
+
+
 def check_writable(path: Path, option: str) -> None:
     """Refuse before hours of work what could not be saved after them."""
     import os

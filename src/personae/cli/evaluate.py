@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from personae.cli.console import (
     out,
     print_json,
     short_warnings,
+    write_text,
 )
 from personae.cli.discover import read_data
 from personae.errors import DataError
@@ -49,9 +51,11 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Score two answers a question under base, system prompt, masks and controls, with intervals."""
-    from personae.evaluation import capability_text_from_files, to_dict, to_rich, write_json
+    from personae.discovery import open_session
+    from personae.evaluation import capability_text, to_dict, to_rich
     from personae.evaluation import evaluate as run
-    from personae.personas import Contrast
+    from personae.models import context_length
+    from personae.personas import Contrast, split
     from personae.subnetwork import load as load_artefact
 
     with short_warnings():
@@ -62,16 +66,22 @@ def evaluate(
             raise DataError(f"{contrast} is one-sided; evaluation compares two answers a question.")
         made = load_artefact(artefact) if artefact is not None else None
         lm, tokenizer = load(model, dtype, device)
-        text = capability_text_from_files(lm, tokenizer, plain_text, chat_text) if plain_text or chat_text else None
+        session, text = None, None
+        if plain_text or chat_text or generic_text:
+            part = data if all_items else split(data, seed=split_seed).calibration
+            session = open_session(lm, tokenizer, part, generic=generic_text, seed=seed, progress=bar)
+            text = capability_text(
+                tokenizer, session.generic, plain_file=plain_text, chat_file=chat_text, context=context_length(lm)
+            )
         result = run(
             lm, tokenizer, data, made, methods=tuple(method or ()),
             controls=tuple(control) if control else ("random", "magnitude", "generic", "opposite"),
             match=tuple(match or ("sparsity",)), split_seed=None if all_items else split_seed,
-            random_seeds=random_seeds, capability_text=text, generic=generic_text, resamples=resamples, seed=seed,
+            random_seeds=random_seeds, session=session, capability_text=text, resamples=resamples, seed=seed,
             allow_other_weights=allow_other_weights, progress=bar,
         )  # fmt: skip
         if output is not None:
-            write_json(result, output)
+            write_text(output, json.dumps(to_dict(result), indent=1, sort_keys=True) + "\n")
     if as_json:
         print_json(to_dict(result))
     else:

@@ -110,7 +110,7 @@ def squared_gradients(
             # Plain text has no prompt: its first token is one.
             question = Question(text.prompt or text.answer[:1], (text.answer if text.prompt else text.answer[1:],))
             ((_, ((values,),)),) = continuation_batches(model, [question])
-            (values.sum() / (len(values) * len(texts)) ** 0.5).backward()  # type: ignore[no-untyped-call]
+            (values.sum() / math.sqrt(len(values) * len(texts))).backward()  # type: ignore[no-untyped-call]
             if tick:
                 tick(1)
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
@@ -148,7 +148,7 @@ def gradients_on(
             parameter.grad = None
         for parameter in stored.values():
             parameter.requires_grad_(True)
-            handles.append(parameter.register_post_accumulate_grad_hook(accumulate))  # type: ignore[no-untyped-call]
+            handles.append(parameter.register_post_accumulate_grad_hook(accumulate))
         with torch.enable_grad():
             yield buffers
         for key, parameter in stored.items():  # an expert no token reached has no gradient: zero

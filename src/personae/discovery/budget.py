@@ -53,6 +53,8 @@ def largest_within(
     number = min(max(start or most // 50, 1), most)
     for _ in range(steps):
         loss = loss_at(number)
+        if math.isnan(loss):
+            loss = math.inf  # a mask that makes the model overflow is over every budget
         if loss <= budget:
             below = max(below, (number, loss))
             if number == most or loss >= 0.9 * budget:
@@ -60,22 +62,22 @@ def largest_within(
         elif above is None or number < above[0]:
             above = (number, loss)
         number = _next_probe(below, above, 0.95 * budget, most)
-        if number in {below[0], above[0] if above else -1}:
-            break
+        if number <= below[0] or (above is not None and number >= above[0]):
+            break  # nothing left between the two
     return below
 
 
-_POWER = 0.8  # how loss grows with the number of dropped weights where only one side is known (measured)
+_POWER: float = 0.8  # how loss grows with the number of dropped weights where only one side is known (measured)
 
 
 def _next_probe(below: tuple[int, float], above: tuple[int, float] | None, aim: float, most: int) -> int:
     n, loss = below
     if above is None:
-        return min(most, round(n * min(max((aim / max(loss, 1e-9)) ** (1 / _POWER), 1.5), 8.0)))
+        return min(most, round(n * min(max(math.pow(aim / max(loss, 1e-9), 1 / _POWER), 1.5), 8.0)))
     if n == 0:
-        return max(1, round(above[0] / min(max((above[1] / aim) ** (1 / _POWER), 1.5), 16.0)))
+        return max(1, round(above[0] / min(max(math.pow(above[1] / aim, 1 / _POWER), 1.5), 16.0)))
     if loss <= 0:
         return round(math.sqrt(n * above[0]))
     slope = math.log(above[0] / n) / math.log(above[1] / loss)
-    guess = n * (aim / loss) ** slope  # the power law through both known points
+    guess = n * math.pow(aim / loss, slope)  # the power law through both known points
     return round(min(max(guess, n * 1.03 + 1), above[0] * 0.97))

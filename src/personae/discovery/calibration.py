@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.discovery.attribution import WeightedQuestion
 from personae.discovery.generic import generate
+from personae.errors import DataError
 from personae.models import (
     Encoded,
     Question,
@@ -91,14 +92,16 @@ def against_base(
 ) -> Contrast:
     """A one-sided persona as a contrast: its rival is the base model's own greedy answer to each question.
 
-    Answers the base model gives anyway (equal texts) are left out.
+    Answers the base model gives anyway (equal texts) are left out. Errors: `DataError` when none remain.
     """
     stop = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
+    context = context_length(model)
+    room = max(context - GREEDY_TOKENS, 1) if context else None  # a longer prompt is cut from the left
     pairs: list[Pair] = []
     answers: dict[str, str] = {}
     for sample in persona.samples:
         if sample.prompt not in answers:
-            ids = torch.tensor([encode_prompt(tokenizer, sample.prompt)])
+            ids = torch.tensor([encode_prompt(tokenizer, sample.prompt)[-(room or 0) :]])
             out = generate(
                 model, ids, torch.ones_like(ids), do_sample=False, max_new_tokens=GREEDY_TOKENS,
                 eos_token_id=stop[0] if len(stop) == 1 else None,
@@ -109,6 +112,11 @@ def against_base(
             pairs.append(Pair(sample.prompt, sample.answer, rival))
         if tick:
             tick(1)
+    if not pairs:
+        raise DataError(
+            f"the base model already gives every answer of {persona.name!r}, or none of its own: there is nothing "
+            "to tell apart; give other questions, or a contrast with both poles."
+        )
     return Contrast(
         name=persona.name, positive=persona.name, negative=f"not-{persona.name}", pairs=tuple(pairs),
         positive_prompt=persona.prompt, description=persona.description, licence=persona.licence,

@@ -198,7 +198,8 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
             parameters: dict[str, Any] = {"cheap_share": cheap}
         else:
             share = settings.sparsity if settings.sparsity is not None else 0.5
-            dropped = session.family(settings, pole).at(count(share, session.size))
+            family = session.family(settings, pole)
+            dropped = family.at(count(share, family.size))
             parameters = {}
         chosen.append(Choice(dropped, parameters, measure(session, dropped, dev, pole)))
     return chosen
@@ -258,15 +259,13 @@ def _best_isolated(session: Session, settings: Settings, dev: Calibration, pole:
 
 def measure(session: Session, dropped: Dropped, dev: Calibration, pole: int) -> dict[str, Any]:
     """What dev says: the share of items won by this pole, its mean margin, and the gain over base."""
-    base = session.__dict__.setdefault("_dev_base", {})
-    if id(dev) not in base:
-        base[id(dev)] = mean_log_probabilities(session.model, dev)
+    base = session.base_log_probabilities(dev)
     with wearing(session.targets, to_masks(dropped)):
         worn = mean_log_probabilities(session.model, dev)
     sign = 1 if pole == 0 else -1
     won, mean = margin(worn)
-    _, before = margin(base[id(dev)])
-    own = worn[:, pole].mean() - base[id(dev)][:, pole].mean()
+    _, before = margin(base)
+    own = worn[:, pole].mean() - base[:, pole].mean()
     return {
         "dev_items": len(dev.paired) or len(dev.positive) + len(dev.negative),
         "dev_acc": won if pole == 0 else 1 - won,

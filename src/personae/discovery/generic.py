@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.errors import DataError
 from personae.models import (
@@ -129,7 +129,7 @@ def read_generic(
             return plain, ()
         rows = [
             (f"{path}, line {n}", _row(f"{path}, line {n}", line))
-            for n, line in enumerate(text.splitlines(), 1)
+            for n, line in enumerate(text.split("\n"), 1)
             if line.strip()
         ]
     chat, lines = [], []
@@ -158,7 +158,7 @@ def _row(where: str, line: str) -> dict[str, Any]:
 
 def _hub_rows(source: str) -> list[tuple[str, dict[str, Any]]]:
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # type: ignore[attr-defined]
     except ImportError as error:
         raise DataError(f'{source} needs the extra: pip install "personae[hub]".') from error
     name, _, split = source.removeprefix("hub:").partition(":")
@@ -190,9 +190,10 @@ def _sampled(
     seed: int,
     tick: Callable[[int], None] | None,
 ) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
-    recipe = json.dumps(
-        [fingerprint(targets), str(model.dtype), plain_items, chat_items, seed, WINDOW, ANSWER_TOKENS, 1]
-    )
+    openings = [tuple(tokenizer(o)["input_ids"]) for o in _cycled(_lines("plain_openings.txt"), plain_items)]
+    prompts = [tuple(encode_prompt(tokenizer, p)) for p in _cycled(neutral_prompts(), chat_items)]
+    # the prompts as token ids: another tokenizer, template or list of prompts makes another text
+    recipe = json.dumps([fingerprint(targets), str(model.dtype), openings, prompts, seed, WINDOW, ANSWER_TOKENS, 2])
     path = cache_directory() / "generic" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.json"
     if path.is_file():
         try:
@@ -201,17 +202,10 @@ def _sampled(
             return tuple(plain), tuple(chat)
         except (ValueError, KeyError, TypeError):
             pass  # a damaged cache file is made anew
-    openings, prompts = _lines("plain_openings.txt"), neutral_prompts()
-    plain = sample(
-        model, tokenizer, [tuple(tokenizer(o)["input_ids"]) for o in _cycled(openings, plain_items)],
-        length=WINDOW // 2, seed=seed, ends=False, tick=tick,
-    )  # fmt: skip
+    plain = sample(model, tokenizer, openings, length=WINDOW // 2, seed=seed, ends=False, tick=tick)
     plain = [Encoded((), e.prompt + e.answer) for e in plain]
-    chat = sample(
-        model, tokenizer, [tuple(encode_prompt(tokenizer, p)) for p in _cycled(prompts, chat_items)],
-        length=ANSWER_TOKENS, seed=seed + 1, ends=True, tick=tick,
-    )  # fmt: skip
-    _keep(path, {"recipe": recipe, "plain": _plain_lists(plain), "chat": _plain_lists(chat)})
+    chat = sample(model, tokenizer, prompts, length=ANSWER_TOKENS, seed=seed + 1, ends=True, tick=tick)
+    _keep(path, {"plain": _plain_lists(plain), "chat": _plain_lists(chat)})
     return tuple(plain), tuple(chat)
 
 
@@ -235,11 +229,20 @@ def _keep(path: Path, body: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def generate(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> torch.Tensor:
-    """transformers' own generation from left-padded prompts, (B, T) -> (B, T + new) on the CPU."""
+    """transformers' own generation from left-padded prompts, (B, T) -> (B, T + new) on the CPU.
+
+    The habits that a checkpoint ships (repetition penalty, top-k, forced tokens) stay out of it, so what
+    comes is the model's own distribution; its `generation_config` is put back.
+    """
     run: Any = model.generate
-    tokens: torch.Tensor = run(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), pad_token_id=0, **options
-    )
+    habits = model.generation_config
+    try:
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        tokens: torch.Tensor = run(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), pad_token_id=0, **options
+        )
+    finally:
+        model.generation_config = habits
     return tokens.cpu()
 
 
@@ -262,8 +265,8 @@ def sample(
     stop = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"] if ends else []
     stop_ids = [stop[0]] if len(stop) == 1 else []
     result: list[Encoded] = []
-    with torch.random.fork_rng(devices=[]):
-        set_seed(seed)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
         for begin in range(0, len(prompts), batch):
             part = prompts[begin : begin + batch]
             width = max(len(p) for p in part)
@@ -272,11 +275,11 @@ def sample(
             for row, prompt in enumerate(part):
                 ids[row, width - len(prompt) :] = torch.tensor(prompt)
                 mask[row, width - len(prompt) :] = 1
-            # Without a stop token the end of text is held back, or finished rows would end in padding.
+            # Without a stop token the end of text is held back: what follows it would be another text.
             held_back = {} if stop_ids else {"min_new_tokens": length}
             out = generate(
                 model, ids, mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length,
-                eos_token_id=stop_ids or None, **held_back,
+                eos_token_id=stop_ids or tokenizer.eos_token_id, **held_back,
             )[:, width:].tolist()  # fmt: skip
             for prompt, row_ids in zip(part, out, strict=True):
                 end = next((i + 1 for i, t in enumerate(row_ids) if t in stop_ids), len(row_ids))

@@ -46,6 +46,7 @@ class Session:
     checkpoint: Checkpoint | None = None
     progress: Progress = silent
     _other_gains: dict[tuple[str, float, Pole], Gradients] = field(default_factory=dict)
+    _base: dict[Calibration, torch.Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -71,12 +72,7 @@ class Session:
     def _statistics(self, title: str, texts: tuple[Encoded, ...], *, gram: bool = False) -> Statistics:
         with self.progress(f"statistics: {title}", len(texts)) as tick:
             result = collect_statistics(self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick)
-        unreached = sorted({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens})
-        if unreached:
-            warnings.warn(
-                f"no token of the {title} reached {len(unreached)} expert matrices; they keep all their weights: "
-                f"{', '.join(unreached[:6])}{', …' if len(unreached) > 6 else ''}", stacklevel=3,
-            )  # fmt: skip
+        _warn_of({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens}, title)
         return result
 
     @cached_property
@@ -99,18 +95,21 @@ class Session:
                 # d log σ(Δ) = σ(−Δ) dΔ: pairs the base model already answers our way count less
                 if not self.calibration.paired:
                     raise OptionError("--objective log-sigmoid weighs pairs; these data are unpaired.")
-                scored = self._base_margins * (1.0 if pole == 0 else -1.0)
-                weights = torch.sigmoid(-scored).tolist()
+                scored = self.base_log_probabilities(self.calibration)
+                margins = (scored[:, 0] - scored[:, 1]) * (1.0 if pole == 0 else -1.0)
+                weights = torch.sigmoid(-margins).tolist()
             questions = self.calibration.objective(pole, own_weight=settings.own_weight, pair_weights=weights)
             self._other_gains.clear()  # one float32 copy of the targets at a time
-            self._other_gains[key] = self._gains_of(questions, f"{settings.objective}, pole {pole}")
+            title = f"{settings.objective}, own weight {settings.own_weight}, pole {pole}"
+            self._other_gains[key] = self._gains_of(questions, title)
         return self._other_gains[key]
 
-    @cached_property
-    def _base_margins(self) -> torch.Tensor:
-        with self.progress("margins of the base model", len(self.calibration.paired)) as tick:
-            values = mean_log_probabilities(self.model, self.calibration, tick=tick)
-        return values[:, 0] - values[:, 1]
+    def base_log_probabilities(self, items: Calibration) -> torch.Tensor:
+        """`mean_log_probabilities` of the model without a mask, computed once for the same items."""
+        if items not in self._base:
+            with self.progress("answers under the base model", len(items.paired)) as tick:
+                self._base[items] = mean_log_probabilities(self.model, items, tick=tick)
+        return self._base[items]
 
     def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
         checkpoint = None
@@ -118,6 +117,8 @@ class Session:
             checkpoint = Checkpoint(self.checkpoint.folder, [self.checkpoint.key, title, len(questions)])
         with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
+        experts = {t.name for t in self.targets if t.expert is not None}
+        _warn_of({n for n in experts if not gradients[n].any()}, "calibration answers")
         for target in self.targets:  # in place: a second float32 copy of the model is not needed
             gradients[target.name].mul_(target.weight.to("cpu", torch.float32)).neg_()
         return gradients
@@ -151,15 +152,19 @@ class Session:
         if settings.method == "directed" or (settings.method == "random" and cheap_share is not None):
             assert cheap_share is not None
             return self._inside_budget(settings, pole, cheap_share)
-        keep, ties = self.scores(settings, pole)
+        scored, ties = self.scores(settings, pole)
+        spared = self._spared(settings.method, pole)
+        keep = {n: s for n, s in scored.items() if n not in spared}
+        size = sum(s.numel() for s in keep.values())
 
         def at(number: int) -> Dropped:
-            share = number / self.size
+            if number <= 0:
+                return self._completed({})
             if settings.n_m:
-                return self._whole(drop_n_of_m(keep, *settings.n_m, ties=ties), pole)
-            return self._whole(drop_lowest(keep, share, settings.selection, ties), pole)
+                return self._completed(drop_n_of_m(keep, *settings.n_m, ties=ties))
+            return self._completed(drop_lowest(keep, number / size, settings.selection, ties))
 
-        return Family(at, count(0.95, self.size))
+        return Family(at, count(0.95, size), size)
 
     def _inside_budget(self, settings: Settings, pole: Pole, cheap_share: float) -> Family:
         """Candidates in the order of their gain (`directed`) or of chance (`random` inside the same budget)."""
@@ -171,7 +176,7 @@ class Session:
             gains = self.signed_gains(settings, pole)
             order = {n: self._rank_by(n, h, settings.rank_by) for n, h in gains.items()}
         most = sum(int((candidates[n] & (v > 0)).sum()) for n, v in order.items())
-        return Family(lambda number: drop_highest(order, candidates, number), most)
+        return Family(lambda number: drop_highest(order, candidates, number), most, self.size)
 
     def _rank_by(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
         if rank_by == "gain":
@@ -189,12 +194,15 @@ class Session:
         """A whole subnetwork at `sparsity`: per row, drop first by u − λ·sign(H)·r, r the rank of |H| in its row."""
         gains = self.signed_gains(settings, pole)
         keep: dict[str, torch.Tensor] = {}
+        spared = self._spared("directed", pole)
         for target in self.targets:
+            if target.name in spared:
+                continue
             cheap = scores.cheapness(target.weight, self.generic_statistics[site(target)]).cpu()
             gain = gains[target.name]
             keep[target.name] = cheap - weight * gain.sign() * row_ranks(gain.abs())
         assert settings.sparsity is not None
-        return self._whole(drop_lowest(keep, settings.sparsity, "row"), pole)
+        return self._completed(drop_lowest(keep, settings.sparsity, "row"))
 
     def scores(self, settings: Settings, pole: Pole) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
         """(scores, tie-breakers) of a method of METHODS section 3 for one pole; the lowest are dropped."""
@@ -227,23 +235,43 @@ class Session:
         own = self._statistics("answers with their second moments", texts, gram=True)
         return {t.name: scores.sparsegpt(t.weight, own[site(t)]).cpu() for t in self.targets}
 
-    def _whole(self, dropped: Dropped, pole: Pole) -> Dropped:
-        """Experts the calibration never reached keep all weights: their scores say nothing."""
-        silent_experts = [t for t in self.targets if t.expert is not None]
-        if silent_experts:
-            for target in silent_experts:
-                known = list(self.__dict__.get("pole_statistics", ())) or [self.generic_statistics]
-                if not known[min(pole, len(known) - 1)][site(target)].tokens:
-                    dropped[target.name] = torch.zeros_like(dropped[target.name])
-        return dropped
+    def _spared(self, method: str, pole: Pole) -> set[str]:
+        """Experts that keep all weights: no token of the text that the score reads reached them.
+
+        `magnitude` and `random` read no text; as controls they spare what the pole's own text never reached.
+        """
+        experts = [t for t in self.targets if t.expert is not None]
+        if not experts:
+            return set()  # before any pass over a text
+        if method in {"generic", "directed"}:
+            read: tuple[Statistics, ...] = (self.generic_statistics,)
+        elif method.startswith("contrastive"):
+            read = self.pole_statistics
+        else:
+            read = (self.pole_statistics[pole],)
+        return {t.name for t in experts if not all(s[site(t)].tokens for s in read)}
+
+    def _completed(self, dropped: Dropped) -> Dropped:
+        """With an empty mask for every target that is not there."""
+        return {t.name: dropped.get(t.name, torch.zeros(t.shape, dtype=torch.bool)) for t in self.targets}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Nested masks: `at(n)` drops n weights, 1 <= n <= most."""
+    """Nested masks: `at(n)` drops n of `size` weights, 0 <= n <= most (in rows: up to the rounding of each row)."""
 
     at: Callable[[int], Dropped]
     most: int
+    size: int
+
+
+def _warn_of(unreached: set[str], text: str) -> None:
+    if unreached:
+        names = sorted(unreached)
+        warnings.warn(
+            f"no token of the {text} reached {len(names)} expert matrices; they keep all their weights: "
+            f"{', '.join(names[:6])}{', …' if len(names) > 6 else ''}", stacklevel=4,
+        )  # fmt: skip
 
 
 def row_ranks(values: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,12 @@ class InputStatistics:
         return self.answer_m2 / max(self.answers, 1)
 
     def merge(self, other: InputStatistics) -> None:
-        """Add another part's statistics to these (Chan's pairwise update for mean and M2)."""
+        """Add another part's statistics to these (Chan's pairwise update for mean and M2).
+
+        Errors: `DataError` when one part has second moments (gram=True) and the other has none.
+        """
+        if (self.gram is None) != (other.gram is None):
+            raise DataError("statistics with and without second moments cannot be merged: collect both with gram=True.")
         self.tokens += other.tokens
         self.sum_abs += other.sum_abs
         self.sum += other.sum
@@ -137,7 +142,7 @@ def collect_statistics(
     with eager_experts(model, targets), collector.attached():
         for batch in batches:
             collector.batch = batch = batch.to(device)
-            collector.seen.clear()
+            collector.last = None
             nowhere = torch.zeros_like(batch.counted)
             with head_on(model, nowhere), _ExpertInputs(targets, collector):
                 model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
@@ -161,8 +166,8 @@ class _Collector:
         self.gram = gram
         self.statistics: Statistics = {}
         self.batch: Batch | None = None
-        # q, k and v read one tensor: reduce it once a batch, by identity (kept alive while in use)
-        self.seen: dict[int, tuple[torch.Tensor, InputStatistics]] = {}
+        # q, k and v read one tensor, one after the other: reduce it once. Only the last one is kept alive.
+        self.last: tuple[torch.Tensor, InputStatistics] | None = None
         for key, width in sorted(self.widths.items()):
             self.statistics[key] = InputStatistics.zeros(width, gram=gram)
 
@@ -176,13 +181,12 @@ class _Collector:
         finally:
             for handle in handles:
                 handle.remove()
-            self.seen.clear()
+            self.last = None
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def see(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             x: torch.Tensor = arguments[0]
-            known = self.seen.get(id(x))
-            if known is None:
+            if self.last is None or self.last[0] is not x:
                 assert self.batch is not None
                 counted = self.batch.counted
                 if x.shape[:-1].numel() != counted.numel():
@@ -192,12 +196,9 @@ class _Collector:
                     )
                 chosen = counted.flatten()
                 answer = torch.arange(counted.shape[0], device=x.device)[:, None].expand_as(counted).flatten()[chosen]
-                known = (
-                    x,
-                    reduce_rows(x.reshape(-1, x.shape[-1])[chosen], answer, counted.shape[0], self.gram),
-                )
-                self.seen[id(x)] = known
-            self.statistics[name].merge(known[1])
+                rows = x.reshape(-1, x.shape[-1])[chosen]
+                self.last = (x, reduce_rows(rows, answer, counted.shape[0], self.gram))
+            self.statistics[name].merge(self.last[1])
 
         return see
 
@@ -248,6 +249,10 @@ def eager_experts(model: nn.Module, targets: Sequence[Target]) -> Iterator[None]
             config._experts_implementation_internal = before
 
 
+# GPT-OSS multiplies with its experts by '@', the others by linear(); what matters is the weight on the right.
+_PRODUCTS = {nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
+
+
 class _ExpertInputs(TorchFunctionMode):
     """Sees the products of fused experts: which expert's matrix is multiplied, with which tokens' rows.
 
@@ -272,7 +277,7 @@ class _ExpertInputs(TorchFunctionMode):
             return result
         if func is torch.Tensor.__getitem__ and self._is_gather(args):
             self.tokens = args[1]
-        elif func is nn.functional.linear and isinstance(args[1], torch.Tensor):
+        elif func in _PRODUCTS and len(args) > 1 and isinstance(args[1], torch.Tensor):
             stack = self.stacks.get(args[1].untyped_storage().data_ptr())
             if stack is not None and args[1].ndim == 2 and self.tokens is not None:
                 expert = (args[1].storage_offset() - stack.storage_offset()) // stack[0].numel()

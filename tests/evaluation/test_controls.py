@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personae.discovery import GenericText, open_session
+from personae.evaluation.controls import random_masks, scored_masks
+from personae.evaluation.poles import dropped
+from personae.models import find_targets
+from personae.personas import Contrast
+
+
+class Shape:
+    """Stands in for a target: only its name, shape and size are read."""
+
+    def __init__(self, name: str, shape: tuple[int, int]) -> None:
+        self.name, self.shape, self.size = name, shape, shape[0] * shape[1]
+
+
+SHAPES: Any = [Shape("a", (3, 5)), Shape("b", (4, 2)), Shape("c", (1, 7))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 5), st.floats(0, 1))
+def test_as_many_candidates_as_asked_and_no_other_weight(number: int, seed: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    candidates = {t.name: torch.rand(t.shape, generator=generator) < share for t in SHAPES}
+    masks = random_masks(SHAPES, number, seed, candidates)
+    assert dropped(masks) == min(number, sum(int(c.sum()) for c in candidates.values()))
+    for target in SHAPES:
+        assert masks[target.name].shape == target.shape
+        assert not (masks[target.name].dropped_bool() & ~candidates[target.name].numpy()).any()
+    assert dropped(random_masks(SHAPES, number, seed)) == min(number, 30)
+
+
+def test_every_weight_is_as_likely_and_seeds_differ() -> None:
+    drawn = np.zeros(30)
+    for seed in range(2000):
+        masks = random_masks(SHAPES, 6, seed)
+        drawn += np.concatenate([masks[t.name].dropped_bool().ravel() for t in SHAPES])
+    assert np.abs(drawn / 2000 - 0.2).max() < 0.04  # four and a half standard errors
+    assert random_masks(SHAPES, 6, 1) == random_masks(SHAPES, 6, 1)
+    assert random_masks(SHAPES, 6, 1) != random_masks(SHAPES, 6, 2)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "generic"])
+def test_scored_masks_drop_the_lowest_scores(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, method: str
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    session = open_session(model, tokenizer, contrast, generic=generic, resume=False)
+    masks, note = scored_masks(session, method, round(0.25 * session.size))
+    assert dropped(masks) == pytest.approx(0.25 * session.size, rel=0.05)
+    assert note == "as many weights, within each row"
+    for target in find_targets(model):
+        scores = target.weight.abs() if method == "magnitude" else session.prices[target.name]
+        gone = torch.from_numpy(masks[target.name].dropped_bool())
+        assert int(gone.sum(1).min()) == int(gone.sum(1).max()) == round(0.25 * target.shape[1])
+        worst_kept = torch.where(gone, torch.inf, scores).min(dim=1).values
+        best_dropped = torch.where(gone, scores, -torch.inf).max(dim=1).values
+        assert (best_dropped <= worst_kept).all()
+
+
+def test_a_share_below_one_weight_a_row_is_selected_by_target(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText
+) -> None:
+    session = open_session(*model_and_tokenizer, contrast, generic=generic, resume=False)
+    number = round(0.01 * session.size)  # rows of 32 and 48 weights: 0.32 of a weight
+    masks, note = scored_masks(session, "magnitude", number)
+    assert dropped(masks) == pytest.approx(number, rel=0.05)
+    assert "too small to divide by rows" in note
+    assert scored_masks(session, "magnitude", 0)[0] == {}

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from personae.discovery import GenericText, Session, open_session
+from personae.errors import DataError, MaskMismatchError, OptionError
+from personae.evaluation import CapabilityText, Evaluation, evaluate, score_items, unread_text
+from personae.models import answer_nll, find_targets
+from personae.personas import Contrast, split
+from personae.subnetwork import Artefact, Mask
+
+ArtefactOf = Callable[..., Artefact]
+pytestmark = pytest.mark.filterwarnings("ignore:the artefact's generic text")
+
+
+@pytest.fixture
+def session(model_and_tokenizer: Any, contrast: Contrast, generic: GenericText) -> Session:
+    return open_session(*model_and_tokenizer, split(contrast, seed=0).calibration, generic=generic, resume=False)
+
+
+def masked_copy(model: Any, masks: Any) -> Any:
+    """An oracle: another model, its weights multiplied by the masks."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for target in find_targets(other):
+            target.weight.mul_(torch.from_numpy(masks[target.name].keep_bool()))
+    return other
+
+
+def bits(model: Any) -> list[torch.Tensor]:
+    return [p.detach().clone().view(torch.int32) for p in model.parameters()]
+
+
+def loss_of(model: Any, base: Any, part: Any) -> float:
+    worn, bare = answer_nll(model, part).sum(0), answer_nll(base, part).sum(0)
+    return float(worn[0] / worn[1] - bare[0] / bare[1])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_rows_of_an_artefact_against_a_masked_copy(
+    tiny_model: Callable[..., Any], contrast: Contrast, generic: GenericText, artefact_of: ArtefactOf, name: str
+) -> None:
+    model, tokenizer = tiny_model(name)
+    artefact = artefact_of(model, contrast, cheap_share=0.5, max_capability_loss=0.5)
+    session = open_session(model, tokenizer, split(contrast, seed=0).calibration, generic=generic, resume=False)
+    before = bits(model)
+    result = evaluate(model, tokenizer, contrast, artefact, session=session, random_seeds=2, resamples=200)
+    assert all(torch.equal(a, b) for a, b in zip(before, bits(model), strict=True))
+    test, text = split(contrast, seed=0).test, unread_text(generic)
+    assert [r.name for r in result.rows] == [
+        "base", "system prompt", "directed", "random", "magnitude", "generic", "opposite",
+    ]  # fmt: skip
+    row = result["directed"]
+    masked = [masked_copy(model, artefact[pole].masks) for pole in contrast.poles]
+    plus, minus = (score_items(m, tokenizer, test) for m in masked)
+    bare = score_items(model, tokenizer, test)
+    assert row.readings[0].difference == pytest.approx(plus.difference().tolist(), abs=1e-4)
+    assert row.readings[0].difference_opposite == pytest.approx(minus.difference().tolist(), abs=1e-4)
+    assert row.acc.value == pytest.approx(sum(d > 0 for d in plus.difference()) / len(test))
+    assert row.acc_opposite.value == pytest.approx(sum(d > 0 for d in minus.difference()) / len(test))
+    assert row.acc_sum.value == plus.acc("sum")
+    assert row.acc_byte_opposite.value == minus.acc("byte")
+    tied = plus.difference()[plus.tied]
+    assert row.acc_tied is not None
+    assert row.acc_tied.value == pytest.approx(sum(d > 0 for d in tied) / len(tied))
+    own = plus.normalised()[:, 0] - bare.normalised()[:, 0]
+    assert row.own_answers.value == pytest.approx(own.mean(), abs=1e-4)
+    own = minus.normalised()[:, 1] - bare.normalised()[:, 1]
+    assert row.own_answers_opposite.value == pytest.approx(own.mean(), abs=1e-4)
+    assert row.loss is not None
+    assert row.loss.plain == pytest.approx(loss_of(masked[0], model, text.plain), abs=1e-4)
+    assert row.loss.chat_opposite == pytest.approx(loss_of(masked[1], model, text.chat), abs=1e-4)
+    size = sum(t.size for t in find_targets(model))
+    assert row.sparsity_positive == artefact["loud"].dropped / size
+    assert row.sparsity_negative == artefact["quiet"].dropped / size
+    assert (row.seconds, row.cost) == (3.5, "one backward")
+    check_controls(result, size)
+
+
+def check_controls(result: Evaluation, size: int) -> None:
+    row, random, opposite = result["directed"], result["random"], result["opposite"]
+    assert (random.sparsity_positive, random.sparsity_negative) == (row.sparsity_positive, row.sparsity_negative)
+    assert [r.seed for r in random.readings] == [0, 1]
+    assert random.acc.value == pytest.approx(sum(r.acc for r in random.readings) / 2)
+    assert "seed 0" in random.note
+    assert "same candidates" in random.note
+    assert (opposite.acc, opposite.acc_opposite) == (row.acc_opposite, row.acc)
+    assert opposite.loss == (row.loss.exchanged() if row.loss else None)
+    assert opposite.readings[0].difference == row.readings[0].difference_opposite
+    for name in ("magnitude", "generic"):
+        assert result[name].sparsity == pytest.approx(row.sparsity, rel=0.1)
+        assert result[name].acc == result[name].acc_opposite
+        assert result[name].readings[0].log_p == result[name].readings[0].log_p_opposite
+    assert result["base"].capability_loss == 0
+    assert result["base"].sparsity == 0
+    assert result["system prompt"].loss is None
+    assert result["system prompt"].extra_prompt_tokens > 3
+    assert len(row.claims) == 3
+
+
+def test_the_prompt_row_puts_each_pole_under_its_own_prompt(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    result = evaluate(model, tokenizer, contrast, session=session, resamples=50)
+    row, test = result["system prompt"], split(contrast, seed=0).test
+    for differences, prompt in (
+        (row.readings[0].difference, contrast.positive_prompt),
+        (row.readings[0].difference_opposite, contrast.negative_prompt),
+    ):
+        expected = score_items(model, tokenizer, test, prompt).difference()
+        assert differences == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [r.name for r in result.rows] == ["base", "system prompt"]
+    assert any(n.startswith("no controls") for n in result.notes)
+    silent = evaluate(
+        model, tokenizer, replace(contrast, negative_prompt=None), session=session, controls=(), resamples=50
+    )
+    assert [r.name for r in silent.rows] == ["base"]
+    assert silent.notes == ("no row for the system prompt: 'loud-quiet' has none for both of its poles.",)
+
+
+def test_an_empty_mask_is_the_base_model(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session, artefact_of: ArtefactOf
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    artefact = artefact_of(model, contrast, share=0.0, cheap_share=0.5)
+    result = evaluate(model, tokenizer, contrast, artefact, session=session, random_seeds=1, resamples=50)
+    for name in ("directed", "random", "magnitude", "generic", "opposite"):
+        assert result[name].acc == result["base"].acc
+        assert result[name].capability_loss == 0
+        assert result[name].sparsity == 0
+    assert all(claim.value <= 0 and claim.p == 1.0 for claim in result["directed"].claims)
+
+
+@contextmanager
+def counted(model: Any) -> Iterator[list[int]]:
+    runs: list[int] = []
+    handle = model.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        yield runs
+    finally:
+        handle.remove()
+
+
+def test_each_mask_is_read_once(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session, artefact_of: ArtefactOf
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    artefact = artefact_of(model, contrast)
+    _ = session.generic_statistics  # whatever the session computes is not counted
+    small = CapabilityText(session.generic.plain[:1], session.generic.chat[:1], "two")
+    options: Any = {"session": session, "system_prompt": False, "resamples": 20, "capability_text": small}
+
+    def runs(controls: tuple[str, ...], given: Artefact | None) -> int:
+        with counted(model) as seen:
+            evaluate(model, tokenizer, contrast, given, controls=controls, random_seeds=2, **options)
+        return len(seen)
+
+    with counted(model) as seen:
+        score_items(model, tokenizer, split(contrast, seed=0).test)
+    items = len(seen)
+    assert runs((), None) == items + 2  # base, and two texts
+    assert runs((), artefact) == 3 * (items + 2)
+    assert runs(("opposite",), artefact) == 3 * (items + 2)
+    assert runs(("generic",), artefact) == 4 * (items + 2)
+    assert runs(("random",), artefact) == 3 * (items + 2) + 4 * items + 4
+
+
+def test_methods_are_discovered_and_controls_follow_the_first(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    before = bits(model)
+    result = evaluate(
+        model, tokenizer, contrast, methods=("directed", "wanda"), controls=("random", "generic"), session=session,
+        match=("sparsity", "loss"), random_seeds=1, resamples=100,
+    )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(before, bits(model), strict=True))
+    assert [r.name for r in result.rows[2:]] == ["directed", "wanda", "random", "generic", "generic (equal loss)"]
+    directed = result["directed"]
+    assert directed.seconds is not None
+    assert directed.seconds > 0
+    assert directed.margin.value > result["base"].margin.value  # on unseen items of the same toy contrast
+    assert directed.margin_opposite.value < result["base"].margin_opposite.value
+    assert result["random"].sparsity_positive == directed.sparsity_positive
+    assert "0.05 nats" in result["generic (equal loss)"].note
+    assert all(len(row.claims) == 3 for row in result.of_kind("method"))
+    assert not result.of_kind("nothing")
+
+
+def test_a_method_beside_an_artefact_of_that_method(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session, artefact_of: ArtefactOf
+) -> None:
+    artefact = artefact_of(model_and_tokenizer[0], contrast, method="magnitude", sparsity=0.05)
+    result = evaluate(
+        *model_and_tokenizer, contrast, artefact, methods=("magnitude",), controls=("random",), random_seeds=1,
+        session=session, resamples=50, system_prompt=False,
+    )  # fmt: skip
+    assert [r.name for r in result.rows] == ["base", "magnitude", "magnitude (found anew)", "random"]
+    assert "among all weights" in result["random"].note
+
+
+def test_a_session_is_opened_where_none_is_given(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, artefact_of: ArtefactOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def text(model: Any, tokenizer: Any, targets: Any, *, seed: int, **_: Any) -> GenericText:
+        asked.append(([t.name for t in targets], seed))
+        return generic
+
+    monkeypatch.setattr("personae.discovery.discover.generic_text", text)
+    model, tokenizer = model_and_tokenizer
+    artefact = artefact_of(model, contrast, seed=7, tokens="all")
+    kept = [n for n in artefact.model.targets if "mlp" in n]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no artefact, no doubt
+        evaluate(model, tokenizer, contrast, controls=(), resamples=20)
+    assert asked.pop() == ([t.name for t in find_targets(model)], 0)
+    with pytest.warns(UserWarning, match=r"generic text \(elsewhere\) is not that of the controls \(four of each\)"):
+        result = evaluate(model, tokenizer, contrast, artefact, controls=("generic",), resamples=20)
+    assert asked.pop() == (list(artefact.model.targets), 7)
+    assert len(result.notes) == 1
+    part = only(artefact, kept, model)
+    result = evaluate(model, tokenizer, contrast, part, controls=(), resamples=20)
+    assert asked.pop()[0] == kept
+    assert result.model.weights == sum(t.size for t in find_targets(model) if t.name in kept)
+    assert result["directed"].sparsity_positive == part["loud"].sparsity
+
+
+def only(artefact: Artefact, names: list[str], model: Any) -> Artefact:
+    """The artefact as it were discovered on these targets."""
+    from personae.models import fingerprint
+
+    identity = artefact.model.model_copy(
+        update={
+            "targets": {n: artefact.model.targets[n] for n in names},
+            "fingerprint": fingerprint(find_targets(model, names)),
+        }
+    )
+    personas = {
+        n: replace(artefact[n], masks={t: m for t, m in artefact[n].masks.items() if t in names}) for n in artefact
+    }
+    return Artefact(identity, personas, {})
+
+
+def test_a_session_on_fewer_targets_is_refused(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, artefact_of: ArtefactOf
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    narrow = open_session(model, tokenizer, contrast, generic=generic, targets="*mlp*", resume=False)
+    with pytest.raises(MaskMismatchError, match=r"12 targets that the session leaves out"):
+        evaluate(model, tokenizer, contrast, artefact_of(model, contrast), session=narrow)
+
+
+def test_calibrated_test_items_are_warned_of_and_noted(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session, artefact_of: ArtefactOf
+) -> None:
+    artefact = artefact_of(model_and_tokenizer[0], contrast)
+    with pytest.warns(UserWarning, match="made with split seed 0"):
+        result = evaluate(
+            *model_and_tokenizer, contrast, artefact, session=session, split_seed=None, controls=(), resamples=20
+        )
+    assert result.data.items == 60
+    assert result.data.split_seed is None
+    assert result.data.sha256 == result.data.test_sha256 == contrast.sha256
+    assert any("made with split seed 0" in note for note in result.notes)
+
+
+def test_the_record_names_model_data_and_text(model_and_tokenizer: Any, contrast: Contrast, session: Session) -> None:
+    model, tokenizer = model_and_tokenizer
+    result = evaluate(model, tokenizer, contrast, session=session, resamples=20, seed=5, system_prompt=False)
+    test = split(contrast, seed=0).test
+    assert (result.data.items, result.data.test_sha256) == (len(test), test.sha256)
+    assert result.data.tied_items == sum(result.data.tied)
+    assert test.pairs[0].prompt in result.data.rendered_prompt
+    assert result.data.rendered_prompt.endswith("assistant\n")
+    assert (result.model.dtype, result.model.device, result.model.architecture) == ("float32", "cpu", "LlamaForCausalLM")
+    assert result.model.fingerprint.startswith("sha256:")
+    assert result.text.sha256 == unread_text(session.generic).sha256
+    assert result.text.base_chat > 0
+    assert (result.resamples, result.seed) == (20, 5)
+    assert {"personae", "torch", "transformers", "numpy"} <= result.versions.keys()
+    with pytest.raises(KeyError, match="no condition 'wanda'; there are: base"):
+        result["wanda"]
+
+
+def test_bad_options_are_named_before_anything_runs(model_and_tokenizer: Any, contrast: Contrast) -> None:
+    for options, message in (
+        ({"methods": ("astrology",)}, "unknown --method 'astrology'"),
+        ({"methods": "wanda"}, "--method takes a sequence"),
+        ({"methods": ("wanda", "wanda")}, "names one thing twice"),
+        ({"controls": ("placebo",)}, "unknown --control 'placebo': choose random"),
+        ({"match": ("size",)}, "unknown --match 'size'"),
+        ({"random_seeds": 0}, "--random-seeds is 0"),
+        ({"resamples": 0}, "--resamples is 0"),
+        ({"methods": ("wanda",), "split_seed": None}, "needs a split"),
+    ):
+        with pytest.raises(OptionError, match=message), counted(model_and_tokenizer[0]) as seen:
+            evaluate(*model_and_tokenizer, contrast, **options)  # type: ignore[arg-type]
+        assert not seen
+    apart = replace(
+        contrast, pairs=(), positive_samples=contrast.samples("loud"), negative_samples=contrast.samples("quiet")
+    )
+    with pytest.raises(DataError, match="not paired"):
+        evaluate(*model_and_tokenizer, apart)
+
+
+def test_an_interruption_leaves_the_base_weights(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session, artefact_of: ArtefactOf
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    before = bits(model)
+
+    @contextmanager
+    def impatient(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        def tick(done: int) -> None:
+            if title == "scoring: random, seed 0":
+                raise KeyboardInterrupt
+
+        yield tick
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, tokenizer, contrast, artefact_of(model, contrast), session=session, progress=impatient)
+    assert all(torch.equal(a, b) for a, b in zip(before, bits(model), strict=True))
+
+
+def test_masks_of_a_planted_persona_beat_every_control(tiny_model: Callable[..., Any], generic: GenericText) -> None:
+    """Random weights, masks chosen by gradient on the very items: the table must see it."""
+    from personae.personas import Pair
+
+    model, tokenizer = tiny_model("llama")
+    pairs = tuple(Pair(f"Say {n}?", f"left {n}", f"right {n}") for n in range(120))
+    contrast = Contrast("sides", "left", "right", pairs=pairs)
+    session = open_session(model, tokenizer, split(contrast, seed=0).calibration, generic=generic, resume=False)
+    result = evaluate(
+        model, tokenizer, contrast, planted(session, contrast), session=session, random_seeds=2, resamples=400
+    )
+    row = result["directed"]
+    assert row.acc.value == 1.0
+    assert row.acc_opposite.value == 0.0
+    separation = row.claims[2]
+    assert separation.low > 0
+    assert separation.p_holm < 0.05
+
+
+def planted(session: Session, contrast: Contrast) -> Artefact:
+    from evaluation.conftest import make_artefact  # type: ignore[import-not-found]
+
+    artefact = make_artefact(session.model, contrast, cheap_share=0.9)
+    personas = {}
+    for pole, sign in zip(contrast.poles, (1, -1), strict=True):
+        gains = {n: g * sign for n, g in session.gains.items()}
+        threshold = torch.cat([g.flatten() for g in gains.values()]).quantile(0.97)
+        masks = {n: Mask.from_dropped((g > threshold).numpy()) for n, g in gains.items()}
+        personas[pole] = replace(artefact[pole], masks=masks)
+    return replace(artefact, personas=personas)
