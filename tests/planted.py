@@ -1,9 +1,12 @@
 """A small model whose persona sits in known weights: the only case in which the right answer is known.
 
-A toy language: a question is 4 topic tokens; one answer repeats them in 'lower case', the rival answer in 'upper
-case'. First a tiny Llama learns to give either answer half of the time, with a chosen set of weights held at zero
-(the plant). Then everything but the plant is frozen, and the plant learns to prefer the positive answer. So the
-plant is the persona: with it zeroed, the model is the balanced one again, bit for bit.
+A toy language: a question names four topics; one answer repeats them in small letters, the rival answer
+in capitals. A tiny Llama learns to give either answer half of the time while a chosen set of weights, the
+plant, is held at zero. Then all else is frozen, and the plant alone learns to prefer small letters. So
+the plant is the persona: with it zeroed, the model is the balanced one again.
+
+The plant is 1 % of the weights, among those that write into the last block's residual stream: those
+that the balanced model's choice depends on most, so that so few can carry a persona.
 """
 
 from __future__ import annotations
@@ -14,79 +17,130 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from personae.discovery import Calibration, GenericText
+from personae.discovery import Calibration, GenericText, attribute
 from personae.models import Encoded, Question, Target, find_targets
 
 TOPICS = 10
-ASK, END = 0, 1
-QUESTION = 4  # topic tokens of a question
-VOCABULARY = 2 + 3 * TOPICS
+QUESTION = 4  # topics of a question
+ASK, END, FIRST = 0, 1, 2  # token ids; topic t is FIRST + t, in small letters + TOPICS, in capitals + 2 TOPICS
+WRITERS = ("layers.1.self_attn.o_proj", "layers.1.mlp.down_proj")
+
+Masks = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Planted:
-    """The model with its plant, which weights it is (True = planted), and texts of the toy language."""
+    """The model with its plant, which weights that is (True = planted), and texts of the toy language."""
 
     model: LlamaForCausalLM
     targets: list[Target]
-    plant: dict[str, torch.Tensor]
+    plant: Masks
     calibration: Calibration
     held_out: Calibration
     generic: GenericText
 
 
-def make_planted(share: float = 0.02, seed: int = 0) -> Planted:
+def make_planted(share: float = 0.01, seed: int = 0) -> Planted:
     """Train the model (a few seconds on one core); the global random state is put back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=32,
+                vocab_size=FIRST + 3 * TOPICS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=32, initializer_range=0.05,
                 bos_token_id=None, eos_token_id=None, pad_token_id=None,
             )
         )  # fmt: skip
-        targets = find_targets(model)
-        plant = {t.name: torch.rand(t.shape) < share for t in targets}
-        generator = torch.Generator().manual_seed(seed)
-        _train(model, targets, plant, generator, planted=False, steps=400, rate=5e-3)
-        _train(model, targets, plant, generator, planted=True, steps=60, rate=2e-2)
-    model.eval()
+    targets = find_targets(model)
+    generator = torch.Generator().manual_seed(seed)
+    _balance(model, targets, {}, generator, steps=250, rate=5e-3)
     questions = [tuple(row) for row in _questions(96, generator).tolist()]
-    return Planted(
-        model, targets, plant, _calibration(questions[:64]), _calibration(questions[64:]), _generic(questions)
-    )
+    calibration = _calibration(questions[:64])
+    plant = _most_influential(model, targets, calibration, share)
+    _zero(targets, plant)
+    _balance(model, targets, plant, generator, steps=100, rate=2e-3)
+    _grow(model, targets, plant, generator, steps=6, rate=0.01)
+    model.zero_grad(set_to_none=True)
+    return Planted(model.eval(), targets, plant, calibration, _calibration(questions[64:]), _generic(questions))
 
 
-def _train(
+def auc(scores: Masks, plant: Masks) -> float:
+    """P(the score of a planted weight > the score of another), ties one half."""
+    values = torch.cat([scores[n].double().flatten() for n in plant])
+    truth = torch.cat([plant[n].flatten() for n in plant])
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2.0)[inverse]  # mean rank of equal values, from 1
+    positive = int(truth.sum())
+    above = float(ranks[truth].sum()) - positive * (positive + 1) / 2
+    return above / (positive * (len(truth) - positive))
+
+
+def _loss(model: LlamaForCausalLM, questions: torch.Tensor, capitals: torch.Tensor) -> torch.Tensor:
+    rows = len(questions)
+    answer = questions + FIRST + TOPICS * (1 + capitals)
+    ids = torch.cat([questions + FIRST, torch.full((rows, 1), ASK), answer, torch.full((rows, 1), END)], dim=1)
+    logits = model(input_ids=ids).logits[:, QUESTION:-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, QUESTION + 1 :].flatten())
+
+
+def _balance(
     model: LlamaForCausalLM,
     targets: Sequence[Target],
-    plant: dict[str, torch.Tensor],
+    plant: Masks,
     generator: torch.Generator,
     *,
-    planted: bool,
     steps: int,
     rate: float,
 ) -> None:
-    """planted=False: all weights but the plant, both answers; True: the plant alone, positive answers."""
-    masks = {id(t.parameter): plant[t.name] for t in targets}
-    with torch.no_grad():
-        for target in targets if not planted else ():
-            target.weight[plant[target.name]] = 0.0
-    trained = [p for p in model.parameters() if not planted or id(p) in masks]
-    optimizer = torch.optim.Adam(trained, lr=rate)
+    """All weights but the plant learn either answer half of the time."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for _ in range(steps):
-        questions = _questions(32, generator)
-        upper = torch.zeros(32, 1) if planted else (torch.rand(32, 1, generator=generator) < 0.5)
-        ids = _sequence(questions, upper.long())
-        logits = model(input_ids=ids).logits[:, QUESTION:-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, QUESTION + 1 :].flatten())
+        capitals = torch.randint(2, (32, 1), generator=generator)
+        loss = _loss(model, _questions(32, generator), capitals)
         optimizer.zero_grad()
-        loss.backward()
-        for p in trained:
-            if id(p) in masks and p.grad is not None:
-                p.grad[masks[id(p)] != planted] = 0.0  # Adam leaves a weight without gradient where it is
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        _zero(targets, plant)
+
+
+def _grow(
+    model: LlamaForCausalLM,
+    targets: Sequence[Target],
+    plant: Masks,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    rate: float,
+) -> None:
+    """The plant alone learns small letters, by steps of one length along the sign of its gradient."""
+    for _ in range(steps):
+        model.zero_grad()
+        _loss(model, _questions(32, generator), torch.zeros(32, 1, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+        for target in targets:
+            gradient = target.parameter.grad
+            assert gradient is not None
+            planted = plant[target.name]
+            target.weight[planted] -= rate * target.view_of(gradient)[planted].sign()
+
+
+def _most_influential(
+    model: LlamaForCausalLM, targets: Sequence[Target], calibration: Calibration, share: float
+) -> Masks:
+    gradients = attribute(model, targets, calibration.objective())
+    writers = {n: g.abs() for n, g in gradients.items() if any(w in n for w in WRITERS)}
+    pool = torch.cat([g.flatten() for g in writers.values()])
+    number = round(share * sum(t.size for t in targets))
+    threshold = pool.kthvalue(len(pool) - number).values
+    return {
+        n: writers[n] > threshold if n in writers else torch.zeros_like(g, dtype=torch.bool)
+        for n, g in gradients.items()
+    }
+
+
+def _zero(targets: Sequence[Target], plant: Masks) -> None:
+    for target in targets:
+        if target.name in plant:
+            target.weight[plant[target.name]] = 0.0
 
 
 def _questions(number: int, generator: torch.Generator) -> torch.Tensor:
@@ -94,41 +148,22 @@ def _questions(number: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(TOPICS, (number, QUESTION), generator=generator)
 
 
-def _sequence(questions: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """Topic tokens, ASK, the answer in lower or upper case, END."""
-    rows = len(questions)
-    answer = questions + 2 + TOPICS * (1 + upper)
-    return torch.cat([questions + 2, torch.full((rows, 1), ASK), answer, torch.full((rows, 1), END)], dim=1)
-
-
 def _calibration(questions: Sequence[tuple[int, ...]]) -> Calibration:
-    paired = []
-    for question in questions:
-        prompt = (*(t + 2 for t in question), ASK)
-        answers = tuple((*(t + 2 + TOPICS * (1 + upper) for t in question), END) for upper in (0, 1))
-        paired.append(Question(prompt, answers))
-    samples = [tuple(Encoded(q.prompt, q.answers[side]) for q in paired) for side in (0, 1)]
-    return Calibration(tuple(paired), *samples)
+    paired = tuple(Question(_prompt(q), (_answer(q, 0), _answer(q, 1))) for q in questions)
+    positive, negative = (tuple(Encoded(q.prompt, q.answers[side]) for q in paired) for side in (0, 1))
+    return Calibration(paired, positive, negative)
 
 
 def _generic(questions: Sequence[tuple[int, ...]]) -> GenericText:
-    """What the balanced model does: questions, and both answers equally often."""
-    plain = tuple(Encoded((), (*(t + 2 for t in q), ASK)) for q in questions[:16])
-    chat = tuple(
-        Encoded((*(t + 2 for t in q), ASK), (*(t + 2 + TOPICS * (1 + n // 2 % 2) for t in q), END))
-        for n, q in enumerate(questions[:64])
-    )
+    """What the balanced model does: questions, and both answers equally often in either half."""
+    plain = tuple(Encoded((), _prompt(q)) for q in questions[:16])
+    chat = tuple(Encoded(_prompt(q), _answer(q, n // 2 % 2)) for n, q in enumerate(questions[:64]))
     return GenericText(plain, chat, "toy language")
 
 
-def auc(scores: dict[str, torch.Tensor], plant: dict[str, torch.Tensor]) -> float:
-    """P(score of a planted weight > score of another), ties one half."""
-    values = torch.cat([scores[n].double().flatten() for n in plant])
-    truth = torch.cat([plant[n].flatten() for n in plant])
-    ordered, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0)
-    ranks = (ends - (counts - 1) / 2.0)[inverse]
-    positive = int(truth.sum())
-    negative = len(truth) - positive
-    assert len(ordered) > 1
-    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+def _prompt(question: tuple[int, ...]) -> tuple[int, ...]:
+    return (*(FIRST + topic for topic in question), ASK)
+
+
+def _answer(question: tuple[int, ...], capitals: int) -> tuple[int, ...]:
+    return (*(FIRST + topic + TOPICS * (1 + capitals) for topic in question), END)

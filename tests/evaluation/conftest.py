@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,9 @@ def contrast() -> Contrast:
     for number in range(60):
         positive, negative = ANSWERS[number % 4]
         topic = TOPICS[number % 10]
-        pairs.append(Pair(f"Would you talk about {topic}, part {number}?", f"{positive} {topic}", f"{negative} {topic}"))
+        pairs.append(
+            Pair(f"Would you talk about {topic}, part {number}?", f"{positive} {topic}", f"{negative} {topic}")
+        )
     return Contrast(
         "loud-quiet", "loud", "quiet", pairs=tuple(pairs), positive_prompt="You are loud.",
         negative_prompt="You are quiet and you like it.", licence="Apache-2.0", source="tests",
@@ -102,13 +103,3 @@ def scores_of() -> Callable[..., ItemScores]:
         )  # fmt: skip
 
     return make
-
-
-@pytest.fixture
-def public_data() -> Path:
-    import os
-
-    path = Path(os.environ.get("PERSONAE_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"the public data are not at {path}; set PERSONAE_DATA")
-    return path

@@ -120,7 +120,9 @@ def test_the_mask_of_the_wrong_pole_claims_nothing(scores_of: Scores) -> None:
 def test_no_control_or_no_tied_item_no_claim(scores_of: Scores) -> None:
     conditions = table(scores_of)[:4]
     base = conditions[0].readings[0][0]
-    assert not any(r.claims for r in with_claims([row_of(c, base) for c in conditions], conditions, resamples=9, seed=0))
+    assert not any(
+        r.claims for r in with_claims([row_of(c, base) for c in conditions], conditions, resamples=9, seed=0)
+    )
     conditions = table(scores_of, [False] * 40)
     rows = with_claims([row_of(c, base) for c in conditions], conditions, resamples=9, seed=0)
     assert [c.figure for c in rows[2].claims] == ["acc", "acc_opposite"]

@@ -54,11 +54,10 @@ def test_scored_masks_drop_the_lowest_scores(
 ) -> None:
     model, tokenizer = model_and_tokenizer
     session = open_session(model, tokenizer, contrast, generic=generic, resume=False)
-    masks, note = scored_masks(session, method, round(0.25 * session.size))
-    assert dropped(masks) == pytest.approx(0.25 * session.size, rel=0.05)
-    assert note == "as many weights, within each row"
+    masks = scored_masks(session, method, round(0.25 * session.size))
+    assert abs(dropped(masks) - 0.25 * session.size) <= len(session.targets) / 2
     for target in find_targets(model):
-        scores = target.weight.abs() if method == "magnitude" else session.prices[target.name]
+        scores = target.weight.abs() if method == "magnitude" else session.generic_wanda[target.name]
         gone = torch.from_numpy(masks[target.name].dropped_bool())
         assert int(gone.sum(1).min()) == int(gone.sum(1).max()) == round(0.25 * target.shape[1])
         worst_kept = torch.where(gone, torch.inf, scores).min(dim=1).values
@@ -66,12 +65,11 @@ def test_scored_masks_drop_the_lowest_scores(
         assert (best_dropped <= worst_kept).all()
 
 
-def test_a_share_below_one_weight_a_row_is_selected_by_target(
+def test_a_share_below_one_weight_a_row_keeps_its_number(
     model_and_tokenizer: Any, contrast: Contrast, generic: GenericText
 ) -> None:
     session = open_session(*model_and_tokenizer, contrast, generic=generic, resume=False)
     number = round(0.01 * session.size)  # rows of 32 and 48 weights: 0.32 of a weight
-    masks, note = scored_masks(session, "magnitude", number)
-    assert dropped(masks) == pytest.approx(number, rel=0.05)
-    assert "too small to divide by rows" in note
-    assert scored_masks(session, "magnitude", 0)[0] == {}
+    masks = scored_masks(session, "magnitude", number)
+    assert abs(dropped(masks) - number) <= len(session.targets) / 2
+    assert dropped(scored_masks(session, "magnitude", 0)) == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from personae.discovery import GenericText, Session, open_session
-from personae.errors import DataError, MaskMismatchError, OptionError
+from personae.discovery import Capability, GenericText, Session, open_session
+from personae.errors import DataError, MaskMismatchError, ModelError, OptionError
 from personae.evaluation import CapabilityText, Evaluation, evaluate, score_items, unread_text
-from personae.models import answer_nll, find_targets
-from personae.personas import Contrast, split
+from personae.models import answer_nll, find_targets, fingerprint
+from personae.personas import Contrast, Pair, split
 from personae.subnetwork import Artefact, Mask
 
 ArtefactOf = Callable[..., Artefact]
@@ -218,7 +219,7 @@ def test_a_session_is_opened_where_none_is_given(
         asked.append(([t.name for t in targets], seed))
         return generic
 
-    monkeypatch.setattr("personae.discovery.discover.generic_text", text)
+    monkeypatch.setattr(sys.modules[open_session.__module__], "generic_text", text)
     model, tokenizer = model_and_tokenizer
     artefact = artefact_of(model, contrast, seed=7, tokens="all")
     kept = [n for n in artefact.model.targets if "mlp" in n]
@@ -239,8 +240,6 @@ def test_a_session_is_opened_where_none_is_given(
 
 def only(artefact: Artefact, names: list[str], model: Any) -> Artefact:
     """The artefact as it were discovered on these targets."""
-    from personae.models import fingerprint
-
     identity = artefact.model.model_copy(
         update={
             "targets": {n: artefact.model.targets[n] for n in names},
@@ -284,7 +283,11 @@ def test_the_record_names_model_data_and_text(model_and_tokenizer: Any, contrast
     assert result.data.tied_items == sum(result.data.tied)
     assert test.pairs[0].prompt in result.data.rendered_prompt
     assert result.data.rendered_prompt.endswith("assistant\n")
-    assert (result.model.dtype, result.model.device, result.model.architecture) == ("float32", "cpu", "LlamaForCausalLM")
+    assert (result.model.dtype, result.model.device, result.model.architecture) == (
+        "float32",
+        "cpu",
+        "LlamaForCausalLM",
+    )
     assert result.model.fingerprint.startswith("sha256:")
     assert result.text.sha256 == unread_text(session.generic).sha256
     assert result.text.base_chat > 0
@@ -334,33 +337,36 @@ def test_an_interruption_leaves_the_base_weights(
     assert all(torch.equal(a, b) for a, b in zip(before, bits(model), strict=True))
 
 
-def test_masks_of_a_planted_persona_beat_every_control(tiny_model: Callable[..., Any], generic: GenericText) -> None:
-    """Random weights, masks chosen by gradient on the very items: the table must see it."""
-    from personae.personas import Pair
-
+def test_masks_that_follow_the_gradient_beat_every_control(
+    tiny_model: Callable[..., Any], generic: GenericText, artefact_of: ArtefactOf
+) -> None:
+    """On a model of random weights the steepest hundredth of the weights decides between two fixed words."""
     model, tokenizer = tiny_model("llama")
-    pairs = tuple(Pair(f"Say {n}?", f"left {n}", f"right {n}") for n in range(120))
-    contrast = Contrast("sides", "left", "right", pairs=pairs)
+    contrast = Contrast(
+        "sides", "left", "right", pairs=tuple(Pair(f"Say {n}?", f"left {n}", f"right {n}") for n in range(120))
+    )
     session = open_session(model, tokenizer, split(contrast, seed=0).calibration, generic=generic, resume=False)
+    threshold = torch.cat([g.abs().flatten() for g in session.gains.values()]).quantile(0.98)
+    artefact = artefact_of(model, contrast, cheap_share=0.9)
+    masks = [
+        {n: Mask.from_dropped((g * sign > threshold).numpy()) for n, g in session.gains.items()} for sign in (1, -1)
+    ]
+    planted = {pole: replace(artefact[pole], masks=m) for pole, m in zip(contrast.poles, masks, strict=True)}
     result = evaluate(
-        model, tokenizer, contrast, planted(session, contrast), session=session, random_seeds=2, resamples=400
+        model, tokenizer, contrast, replace(artefact, personas=planted), session=session, random_seeds=2, resamples=400
     )
     row = result["directed"]
-    assert row.acc.value == 1.0
-    assert row.acc_opposite.value == 0.0
-    separation = row.claims[2]
-    assert separation.low > 0
-    assert separation.p_holm < 0.05
+    assert row.acc.value > 0.8
+    assert row.acc_opposite.value < 0.2
+    headline, opposite = row.claims  # 'right' opens like a yes, so no item is tied
+    assert headline.value > 0
+    assert opposite.low > 0
+    assert opposite.p_holm < 0.05
 
 
-def planted(session: Session, contrast: Contrast) -> Artefact:
-    from evaluation.conftest import make_artefact  # type: ignore[import-not-found]
-
-    artefact = make_artefact(session.model, contrast, cheap_share=0.9)
-    personas = {}
-    for pole, sign in zip(contrast.poles, (1, -1), strict=True):
-        gains = {n: g * sign for n, g in session.gains.items()}
-        threshold = torch.cat([g.flatten() for g in gains.values()]).quantile(0.97)
-        masks = {n: Mask.from_dropped((g > threshold).numpy()) for n, g in gains.items()}
-        personas[pole] = replace(artefact[pole], masks=masks)
-    return replace(artefact, personas=personas)
+def test_a_model_that_overflows_on_the_capability_text_is_refused(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("personae.evaluation.bench.capability", lambda *_: Capability(float("nan"), 1.0))
+    with pytest.raises(ModelError, match="base: the likelihood of the capability text"):
+        evaluate(*model_and_tokenizer, contrast, session=session)

@@ -38,7 +38,9 @@ def evaluation(scores_of: Callable[..., ItemScores]) -> Evaluation:
     conditions = [
         Condition("base", "base", [(base, base)], loss=Loss(0.0, 0.0, 0.0, 0.0)),
         Condition("system prompt", "prompt", [(base, bad)], extra_prompt_tokens=12.5),
-        Condition("directed", "method", [(good, bad)], (0.002, 0.004), Loss(0.01, 0.02, 0.0481, 0.03), 61.4, "one backward"),
+        Condition(
+            "directed", "method", [(good, bad)], (0.002, 0.004), Loss(0.01, 0.02, 0.0481, 0.03), 61.4, "one backward"
+        ),
         Condition("random", "control", [(base, good), (bad, base)], (0.002, 0.004), note="two seeds", seeds=(0, 1)),
     ]  # fmt: skip
     rows = with_claims([make_row(c, base, resamples=50, seed=0) for c in conditions], conditions, resamples=50, seed=0)
@@ -115,6 +117,10 @@ def test_a_failed_claim_says_so(evaluation: Evaluation) -> None:
     text = to_markdown(replace(evaluation, rows=(lost,)))
     assert text.count("no better than its controls") == 3
     assert "p < 0.001" in text
+    unclear = replace(row, claims=tuple(replace(c, value=0.1, p_holm=0.06) for c in row.claims))
+    assert to_markdown(replace(evaluation, rows=(unclear,))).count("not told apart from its controls") == 3
+    clear = replace(row, claims=tuple(replace(c, value=0.1, p_holm=0.04) for c in row.claims))
+    assert "its controls" not in to_markdown(replace(evaluation, rows=(clear,)))
 
 
 def rendered(what: Any, width: int) -> str:
@@ -127,6 +133,7 @@ def test_the_terminal_shows_every_figure(evaluation: Evaluation) -> None:
     wide = rendered(to_rich(evaluation), 300)
     for row in evaluation.rows:
         for cell in row_cells(row):
-            assert cell in wide  # brackets are text, no markup
+            for line in cell.replace(" [", " / [").split(" / "):
+                assert line in wide  # brackets are text, no markup
     assert "note: mind the gap" in wide
     assert max(len(line) for line in rendered(to_rich(evaluation), 100).splitlines()) <= 100

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from personae.cli.console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
     SeedOption,
-    err,
     load,
     out,
     short_warnings,
+    tell,
 )
-from personae.errors import OptionError, PersonaeError
+from personae.errors import DataError, OptionError, PersonaeError
 
 HELP = "/persona NAME [STRENGTH] · /blend NAME=0.7 NAME=0.3 · /base · /list · /reset · /quit"
 
@@ -38,12 +42,14 @@ def chat(
 ) -> None:  # fmt: skip
     """Chat; answers stream. /persona NAME changes the persona, the history is re-read under the new one."""
     from personae.runtime import Conversation, PersonaModel
+    from personae.subnetwork import load as load_artefact
 
     with short_warnings():
+        artefacts = [load_artefact(path) for path in files or []]  # a broken file before the model is loaded
         lm, tokenizer = load(model, dtype, device)
         actor = PersonaModel(lm, tokenizer)
-        for path in files or []:
-            actor.add_personas(path, allow_other_weights=allow_other_weights)
+        for artefact in artefacts:
+            actor.add_personas(artefact, allow_other_weights=allow_other_weights)
         if persona is not None:
             actor.set_persona(persona)
         conversation = Conversation(actor, system=system)
@@ -51,31 +57,40 @@ def chat(
         if message is not None:
             _answer(conversation, message, options)
             return
-        err.print(f"personas: {', '.join(actor.personas) or 'none'}. {HELP}", highlight=False)
+        tell(escape(f"personas: {', '.join(actor.personas) or 'none'}. {HELP}"))
         while True:
             try:
-                line = out.input(f"[bold]{_worn(actor)}>[/] ") if sys.stdin.isatty() else input()
+                line = out.input(f"[bold]{escape(_worn(actor))}>[/] ") if sys.stdin.isatty() else input()
             except (EOFError, KeyboardInterrupt):
                 return
+            except UnicodeDecodeError as error:
+                raise DataError("standard input is not UTF-8 text; convert it first.") from error
             if line.strip() in {"/quit", "/exit"}:
                 return
             try:
                 if line.startswith("/"):
                     conversation = _command(line, actor, conversation, system)
                 elif line.strip():
-                    _answer(conversation, line, options)
+                    with _one_answer():
+                        _answer(conversation, line, options)
             except PersonaeError as error:  # a mistyped name does not end the conversation
-                err.print(f"[red]{error}[/]", highlight=False)
+                tell(f"[red]{escape(str(error))}[/]")
 
 
 def _answer(conversation: Any, text: str, options: dict[str, Any]) -> None:
-    try:
-        for piece in conversation.stream(text, **options):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.stdout.write(" …")  # the answer is cut, the conversation goes on
+    for piece in conversation.stream(text, **options):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+@contextlib.contextmanager
+def _one_answer() -> Iterator[None]:
+    """Ctrl-C cuts the answer; the conversation goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stdout.write(" …\n")
 
 
 def _worn(actor: Any) -> str:
@@ -85,7 +100,10 @@ def _worn(actor: Any) -> str:
 def _command(line: str, actor: Any, conversation: Any, system: str | None) -> Any:
     from personae.runtime import Conversation
 
-    word, *rest = line.split()
+    try:
+        word, *rest = shlex.split(line)  # names with spaces stand in quotes
+    except ValueError as error:
+        raise OptionError(f"{line}: a quotation mark is not closed.") from error
     if word == "/persona" and len(rest) in {1, 2}:
         actor.set_persona(rest[0], _number(rest[1]) if len(rest) == 2 else 1.0)
     elif word == "/blend" and rest:
@@ -93,7 +111,7 @@ def _command(line: str, actor: Any, conversation: Any, system: str | None) -> An
     elif word == "/base" and not rest:
         actor.disable_persona()
     elif word == "/list" and not rest:
-        out.print(", ".join(actor.personas) or "no personas; start with: personae chat FILE.persona")
+        out.print(escape(", ".join(actor.personas) or "no personas; start with: personae chat FILE.persona"))
     elif word == "/reset" and not rest:
         return Conversation(actor, system=system)
     else:

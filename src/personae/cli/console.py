@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,10 +25,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from personae.errors import PersonaeError
+from personae.errors import ArtefactError, OptionError, PersonaeError
 
-out = Console(soft_wrap=False)  # results
-err = Console(stderr=True)  # progress, warnings, errors: `--json` keeps stdout clean
+PIPED_WIDTH = 200  # columns where stdout is no terminal: rich would assume 80 and cut figures off the table
+
+# emoji=False: a model that writes ':heart:' has written just that
+out = Console(emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)  # results
+err = Console(stderr=True, emoji=False)  # progress, warnings, errors: `--json` keeps stdout clean
 
 ModelOption = Annotated[
     str | None,
@@ -32,8 +39,10 @@ ModelOption = Annotated[
 ]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+INTERRUPTED = 128 + 2  # exit code of a program that SIGINT ended
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 
 
 @contextlib.contextmanager
@@ -42,24 +51,27 @@ def errors_exit_with_2() -> Iterator[None]:
     try:
         yield
     except PersonaeError as error:
-        err.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        tell(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer makes this of Ctrl-C, without a word
+            tell("interrupted; nothing half-written is left.")
+        raise
     except KeyboardInterrupt:
-        err.print("interrupted; nothing half-written is left.")
-        sys.exit(130)
+        tell("interrupted; nothing half-written is left.")
+        sys.exit(INTERRUPTED)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def tell(markup: str) -> None:
+    """One message on stderr. Not wrapped: paths and commands in it can be found and copied."""
+    err.print(markup, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """One progress bar on stderr; a plain line before and after where there is no terminal."""
     if not err.is_terminal:
-        err.print(f"{title} …", highlight=False)
+        tell(f"{title} …")
         yield lambda done: None
         return
     with Progress(
@@ -78,7 +90,7 @@ def short_warnings() -> Iterator[None]:
     def show(message: Any, *args: Any, **kwargs: Any) -> None:
         if str(message) not in seen:
             seen.add(str(message))
-            err.print(f"[yellow]warning:[/] {_escape(str(message))}", highlight=False)
+            tell(f"[yellow]warning:[/] {escape(str(message))}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -87,49 +99,68 @@ def short_warnings() -> Iterator[None]:
 
 
 def load(model: str | None, dtype: str, device: str) -> tuple[Any, Any]:
-    """Load a model with a spinner on stderr."""
+    """Load a model with a spinner on stderr; its steps (a first use downloads) also where there is no terminal."""
     from personae.models import load_model
 
-    with err.status(f"loading {model or 'the default model'}") as status:
-        return load_model(model, dtype=dtype, device=device, progress=lambda line: status.update(line))
+    with err.status(f"loading {escape(model or 'the default model')}") as status:
+
+        def show(line: str) -> None:
+            if err.is_terminal:
+                status.update(escape(line))
+            else:
+                tell(escape(line))
+
+        return load_model(model, dtype=dtype, device=device, progress=show)
+
+
+def json_text(value: Any) -> str:
+    """JSON that every reader takes: what is not a finite number becomes null."""
+    return json.dumps(_finite(value), indent=2, sort_keys=True, default=str, allow_nan=False) + "\n"
 
 
 def print_json(value: Any) -> None:
     """A result for machines, on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    sys.stdout.write(json_text(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically; the old one survives any failure."""
-    import os
-    import tempfile
-
-    from personae.errors import ArtefactError
-
-    temporary: str | None = None
+    """Replace a file atomically; the old one survives any failure. Errors: `ArtefactError`."""
+    final = path.resolve()  # through a link, so that the link stays one
+    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            file.write(text)
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, final)
+        except BaseException:  # Ctrl-C included
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise ArtefactError(
-            f"cannot write {path}: {error.strerror}. Free some space or name another --output."
+            f"cannot write {path}: {error.strerror or error}. Free some space or name another --output."
         ) from error
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Refuse before hours of work what could not be saved after them."""
-    import os
+def check_writable(path: Path, option: str, *inputs: Path | str | None) -> None:
+    """Refuse before hours of work what could not be saved after them, and what would replace an input.
 
-    from personae.errors import OptionError
-
-    parent = path.expanduser().resolve().parent
+    Errors: `OptionError`.
+    """
+    parent = path.resolve().parent
     if path.is_dir():
         raise OptionError(f"{option} {path} is a directory; name a file.")
     if not parent.is_dir():
-        raise OptionError(f"{option} {path}: there is no directory {parent}.")
+        raise OptionError(f"{option} {path}: there is no directory {parent}; make it, or name another file.")
     if not os.access(parent, os.W_OK):
-        raise OptionError(f"{option} {path}: {parent} is not writable.")
+        raise OptionError(f"{option} {path}: {parent} is not writable; name a file in another directory.")
+    for given in inputs:
+        if given is not None and path.exists() and os.path.exists(given) and path.samefile(given):
+            raise OptionError(f"{option} {path} would replace {given}, which is read here; name another file.")

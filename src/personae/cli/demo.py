@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 
-from personae.cli.console import bar, check_writable, err, load, out, short_warnings
+from personae.cli.console import bar, check_writable, load, out, short_warnings, tell
 
 QUESTION = "My whole Saturday is free. What should I do with it?"
 
@@ -24,21 +26,27 @@ def demo(
     from personae.personas import load_contrast
     from personae.runtime import PersonaModel
 
-    path = output or Path(f"{contrast}.persona")
-    check_writable(path, "--output")
-    data = load_contrast(contrast)
     with short_warnings():
+        data = load_contrast(contrast)
+        path = (output or Path(f"{data.name}.persona")).expanduser()
+        check_writable(path, "--output", contrast)
         model, tokenizer = load(None, "auto", "auto")
-        err.print(f"{data.name}: {len(data)} pairs, split 60/20/20 into calibration, dev and test")
+        tell(f"{escape(data.name)}: {len(data)} pairs, split 60/20/20 into calibration, dev and test")
         artefact = discover(model, tokenizer, data, progress=bar)
         artefact.save(path)
         result = evaluate(model, tokenizer, data, artefact, progress=bar)
         out.print(to_rich(result))
         actor = PersonaModel(model, tokenizer)
         actor.add_personas(artefact)
-        out.print(f"\n[bold]{question}[/]")
-        out.print(Panel(actor.chat(question, max_new_tokens=80), title="base", title_align="left"))
+        out.print(f"\n[bold]{escape(question)}[/]")
+        _say(actor, question, "base")
         for name in data.poles:
             with actor.persona(name):
-                out.print(Panel(actor.chat(question, max_new_tokens=80), title=name, title_align="left"))
-    out.print(f"the artefact lies at [bold]{path.resolve()}[/]; talk to it: personae chat {path}")
+                _say(actor, question, name)
+    shown = f"[bold]{escape(str(path.resolve()))}[/]; talk to it: personae chat {escape(str(path))}"
+    out.print(f"the artefact lies at {shown}", soft_wrap=True)
+
+
+def _say(actor: Any, question: str, name: str) -> None:
+    # Text: what a model writes, such as '[/INST]', is no markup
+    out.print(Panel(Text(actor.chat(question, max_new_tokens=80)), title=escape(name), title_align="left"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from personae.cli.console import (
     DeviceOption,
@@ -16,11 +17,11 @@ from personae.cli.console import (
     SeedOption,
     bar,
     check_writable,
-    err,
     load,
     out,
     print_json,
     short_warnings,
+    tell,
 )
 from personae.errors import DataError, OptionError
 
@@ -53,7 +54,7 @@ def discover(
     data_format: Annotated[str | None, typer.Option("--format", help="Format of the file, if it is not recognised.")] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of the 60/20/20 split by question.")] = 0,
     all_items: Annotated[bool, typer.Option("--all-items", help="Calibrate on everything; nothing is left to test on.")] = False,
-    cross_fit: Annotated[int | None, typer.Option(help="Report dev figures over K folds first (for small sets).")] = None,
+    cross_fit: Annotated[int | None, typer.Option(help="Measure on K held-out folds first, then calibrate on everything (for small sets).")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a calibration that was killed.")] = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -63,6 +64,7 @@ def discover(
     """Find the subnetworks of both poles of a contrast (or of a one-sided persona) and save them."""
     from personae.discovery import Settings
     from personae.discovery import discover as run
+    from personae.subnetwork.artefact import check_persona_name
 
     options: dict[str, Any] = {
         "method": method, "max_capability_loss": max_capability_loss, "cheap_share": cheap_share,
@@ -71,18 +73,21 @@ def discover(
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded
     if cross_fit is not None and all_items:
-        raise OptionError("--cross-fit tests on held-out folds; it excludes --all-items.")
+        raise OptionError("--cross-fit calibrates on everything in the end; it excludes --all-items.")
     with short_warnings():
         data = read_data(contrast, positive=positive, negative=negative, role=role, against=against, format=data_format)
         if pairs is not None:
             data = data.take(pairs, seed)
-        path = output or Path(f"{data.name}.persona")
-        check_writable(path, "--output")
+        path = (output or Path(f"{data.name}.persona")).expanduser()
+        check_writable(path, "--output", contrast, generic_text)
+        for name in getattr(data, "poles", (data.name,)):
+            check_persona_name(name)  # a name that no file takes, before it costs hours
+        parts = _folds(data, cross_fit) if cross_fit is not None else None
         lm, tokenizer = load(model, dtype, device)
-        folds = _cross_fit(lm, tokenizer, data, cross_fit, generic_text, targets, options) if cross_fit else None
+        folds = _cross_fit(lm, tokenizer, parts, generic_text, targets, options) if parts is not None else None
         artefact = run(
             lm, tokenizer, data, generic=generic_text, targets=targets,
-            split_seed=None if all_items else split_seed, resume=resume, progress=bar, **options,
+            split_seed=None if all_items or folds is not None else split_seed, resume=resume, progress=bar, **options,
         )  # fmt: skip
         if folds is not None:
             artefact = _with_folds(artefact, folds)
@@ -91,10 +96,10 @@ def discover(
         "artefact": str(path.resolve()),
         "personas": {
             name: {
-                "sparsity": p.sparsity,
-                "dropped": p.dropped,
-                **p.provenance.measured,
                 **p.provenance.parameters,
+                **p.provenance.measured,
+                "sparsity": p.sparsity,  # what came out, not the share that was asked for
+                "dropped": p.dropped,
             }
             for name, p in artefact.personas.items()
         },
@@ -106,12 +111,13 @@ def discover(
     for name, persona in artefact.personas.items():
         m = persona.provenance.measured
         out.print(
-            f"[bold]{name}[/]: {persona.dropped:,} weights dropped ({persona.sparsity:.2%}); on {m['dev_items']} dev "
+            f"[bold]{escape(name)}[/]: {persona.dropped:,} weights dropped ({persona.sparsity:.2%}); on {m['dev_items']} dev "
             f"items acc {m['dev_acc']:.2f}, margin {m['dev_margin']:+.2f} nats a token"
         )
     for fold in folds or []:
         out.print(f"fold {fold['fold']}: acc {fold['acc']:.2f}, acc_opposite {fold['acc_opposite']:.2f}")
-    out.print(f"saved to [bold]{path}[/]; try: personae chat {path}")
+    shown = escape(str(path))
+    out.print(f"saved to [bold]{shown}[/]; try: personae chat {shown}", soft_wrap=True)
 
 
 def parse_n_m(text: str | None) -> tuple[int, int] | None:
@@ -122,6 +128,8 @@ def parse_n_m(text: str | None) -> tuple[int, int] | None:
         n, m = (int(part) for part in text.split(":"))
     except ValueError as error:
         raise OptionError(f"--n-m {text!r}: write two numbers, such as 2:4.") from error
+    if not 0 < n < m:
+        raise OptionError(f"--n-m {text}: N must be at least 1 and smaller than M, as in 2:4.")
     return n, m
 
 
@@ -138,34 +146,46 @@ def read_data(source: str, *, role: str | None = None, against: str | None = Non
             persona = load_persona(source, format=options.get("format"))
         except (DataError, OptionError):
             raise error from None
-        err.print(f"{source} is one-sided: its rival is the base model's own answer.", highlight=False)
+        tell(f"{escape(source)} is one-sided: its rival is the base model's own answer.")
         return persona
+
+
+def _folds(data: Any, number: int) -> list[tuple[Any, Any]]:
+    """Couples (calibration, held out), each question held out once. Errors: `OptionError`, `DataError`."""
+    from personae.personas import Contrast, cross_fit
+
+    if not isinstance(data, Contrast):
+        raise OptionError("--cross-fit needs both poles.")
+    return cross_fit(data, number)
 
 
 def _cross_fit(
     model: Any,
     tokenizer: Any,
-    data: Any,
-    folds: int,
+    folds: list[tuple[Any, Any]],
     generic: str | None,
     targets: list[str] | None,
     options: Any,
 ) -> list[dict[str, Any]]:
-    """K discoveries, each measured on the fold it did not read."""
+    """K discoveries, each measured on the fold that it did not read, for its choices neither."""
     from personae.discovery import discover as run
-    from personae.personas import Contrast
-    from personae.personas import cross_fit as make_folds
+    from personae.discovery import encode_contrast, margin, mean_log_probabilities
+    from personae.models import find_targets
+    from personae.runtime import wearing
 
-    if not isinstance(data, Contrast):
-        raise OptionError("--cross-fit needs both poles.")
     report = []
-    for number, (calibration, test) in enumerate(make_folds(data, folds), 1):
+    for number, (calibration, held_out) in enumerate(folds, 1):
+        tell(f"fold {number} of {len(folds)}")
         made = run(
-            model, tokenizer, calibration, dev=test, split_seed=None, generic=generic, targets=targets,
+            model, tokenizer, calibration, split_seed=None, generic=generic, targets=targets,
             resume=False, progress=bar, **options,
         )  # fmt: skip
-        first, second = (float(str(made[name].provenance.measured["dev_acc"])) for name in data.poles)
-        report.append({"fold": number, "acc": first, "acc_opposite": 1 - second})
+        encoded = encode_contrast(model, tokenizer, held_out)
+        shares = []
+        for name in held_out.poles:
+            with wearing(find_targets(model, targets), made[name].masks):
+                shares.append(margin(mean_log_probabilities(model, encoded))[0])
+        report.append({"fold": number, "items": len(held_out), "acc": shares[0], "acc_opposite": shares[1]})
     return report
 
 

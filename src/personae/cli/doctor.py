@@ -7,6 +7,7 @@ import platform
 import shutil
 from importlib import metadata
 
+from rich.markup import escape
 from rich.table import Table
 
 from personae.cli.console import JsonOption, out, print_json
@@ -31,7 +32,7 @@ def doctor(as_json: JsonOption = False) -> None:
         return
     table = Table(show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), escape(str(value)))
     out.print(table)
 
 
@@ -55,7 +56,7 @@ def _facts() -> dict[str, object]:
         "memory_GB": _memory(),
         "cache": str(cache),
         "cache_free_GB": round(shutil.disk_usage(existing).free / 1e9, 1),
-        "cache_writable": os.access(existing, os.W_OK),
+        "cache_writable": existing.is_dir() and os.access(existing, os.W_OK),
         "default_model": str(default_model_directory()) if is_default_model_ready() else "not fetched yet (92 MB)",
     }
     return facts

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +15,7 @@ from personae.cli.console import (
     SeedOption,
     bar,
     check_writable,
+    json_text,
     load,
     out,
     print_json,
@@ -51,25 +51,27 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Score two answers a question under base, system prompt, masks and controls, with intervals."""
-    from personae.discovery import open_session
     from personae.evaluation import capability_text, to_dict, to_rich
     from personae.evaluation import evaluate as run
-    from personae.models import context_length
-    from personae.personas import Contrast, split
+    from personae.evaluation.poles import check_artefact
+    from personae.models import context_length, find_targets
+    from personae.personas import Contrast
     from personae.subnetwork import load as load_artefact
 
     with short_warnings():
         if output is not None:
-            check_writable(output, "--output")
+            output = output.expanduser()
+            check_writable(output, "--output", contrast, artefact, plain_text, chat_text, generic_text)
         data = read_data(contrast, positive=positive, negative=negative, format=data_format)
         if not isinstance(data, Contrast):
             raise DataError(f"{contrast} is one-sided; evaluation compares two answers a question.")
         made = load_artefact(artefact) if artefact is not None else None
         lm, tokenizer = load(model, dtype, device)
+        if made is not None:
+            check_artefact(made, data, lm, find_targets(lm), allow_other_weights=allow_other_weights)
         session, text = None, None
         if plain_text or chat_text or generic_text:
-            part = data if all_items else split(data, seed=split_seed).calibration
-            session = open_session(lm, tokenizer, part, generic=generic_text, seed=seed, progress=bar)
+            session = _session(lm, tokenizer, data, made, generic_text, None if all_items else split_seed, seed)
             text = capability_text(
                 tokenizer, session.generic, plain_file=plain_text, chat_file=chat_text, context=context_length(lm)
             )
@@ -81,8 +83,23 @@ def evaluate(
             allow_other_weights=allow_other_weights, progress=bar,
         )  # fmt: skip
         if output is not None:
-            write_text(output, json.dumps(to_dict(result), indent=1, sort_keys=True) + "\n")
+            write_text(output, json_text(to_dict(result)))
     if as_json:
         print_json(to_dict(result))
     else:
         out.print(to_rich(result))
+
+
+def _session(
+    model: Any, tokenizer: Any, data: Any, made: Any, generic: str | None, split_seed: int | None, seed: int
+) -> Any:
+    """One session on the user's generic text, with the targets, tokens and seed that the artefact was made with."""
+    from personae.discovery import open_session
+    from personae.personas import split
+
+    part = data if split_seed is None else split(data, seed=split_seed).calibration
+    parameters = {} if made is None else made[data.positive].provenance.parameters
+    return open_session(
+        model, tokenizer, part, generic=generic, targets=None if made is None else list(made.model.targets),
+        tokens=str(parameters.get("tokens", "answer")), seed=int(parameters.get("seed", seed)), progress=bar,
+    )  # fmt: skip

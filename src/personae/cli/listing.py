@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from personae.cli.console import JsonOption, out, print_json
@@ -22,7 +23,7 @@ def list_personas(
         return
     table = Table(*rows[0]) if rows else Table("nothing")
     for row in rows:
-        table.add_row(*(f"{v:.3%}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(f"{v:.3%}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
     out.print(table)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -20,6 +21,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from personae.errors import OptionError
+
+
+def _interval() -> float:
+    """30 seconds, or $PERSONAE_CHECKPOINT_SECONDS. Errors: `OptionError`."""
+    given = os.environ.get("PERSONAE_CHECKPOINT_SECONDS", "30")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise OptionError(f"PERSONAE_CHECKPOINT_SECONDS is {given!r}: it must be a number of seconds, 0 or more.")
+    return seconds
+
 
 @dataclass
 class Checkpoint:
@@ -27,7 +42,7 @@ class Checkpoint:
 
     folder: Path
     key: object
-    every: float = 30.0  # seconds between two writes, at least
+    every: float = field(default_factory=_interval)  # seconds between two writes, at least
     last: float = field(default_factory=time.monotonic)
 
     @property

@@ -1,13 +1,15 @@
 """Which weights to drop: exact counts, stated ties, per row, per target, globally, or N:M.
 
 Ties: equal scores are ordered by the tie-breaker (lower first) and, if that is equal too, by position.
-Counts: a share ρ of n weights is round(ρ·n) with halves rounded up; never one more, never one less.
+Counts: a share ρ of a target's (or all) n weights is round(ρ·n) with halves rounded up; never one more, never
+one less. Rows share it out as evenly as whole numbers allow.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -37,14 +39,37 @@ def drop_lowest(scores: Scores, share: float, scope: str = "row", ties: Scores |
         raise OptionError(f"unknown selection scope {scope!r}: choose {', '.join(SCOPES)}.")
     if scope == "global":
         return _drop_global(scores, share, ties)
-    dropped: Dropped = {}
+    return drop_ranked(scores, rank_lines(scores, scope, ties), share)
+
+
+def rank_lines(scores: Scores, scope: str, ties: Scores | None = None) -> dict[str, torch.Tensor]:
+    """Rank of every weight within its line (its row, or its target laid end to end), lowest score 0; int32."""
+    ranks: dict[str, torch.Tensor] = {}
     for name, score in scores.items():
-        rows = score if scope == "row" else score.reshape(1, -1)
-        tie = ties[name].reshape(rows.shape) if ties is not None else None
-        number = count(share, rows.shape[1])
-        mask = torch.zeros_like(rows, dtype=torch.bool)
-        mask.scatter_(1, _order(rows, tie)[:, :number], True)
-        dropped[name] = mask.reshape(score.shape)
+        lines = score if scope == "row" else score.reshape(1, -1)
+        order = _order(lines, ties[name].reshape(lines.shape) if ties is not None else None)
+        steps = torch.arange(lines.shape[1], dtype=torch.int32).expand(lines.shape)
+        ranks[name] = torch.empty(lines.shape, dtype=torch.int32).scatter_(1, order, steps)
+    return ranks
+
+
+def drop_ranked(scores: Scores, ranks: Mapping[str, torch.Tensor], share: float) -> Dropped:
+    """Drop, in each target, round(share·size) weights: the floor in every line, the rest where it costs least.
+
+    Each line drops its floor(share·length) lowest; the weights still missing are one more in the lines
+    whose next score is lowest (equal scores: the earlier line).
+    """
+    dropped: Dropped = {}
+    for name, rank_in_line in ranks.items():
+        lines, length = rank_in_line.shape
+        each = math.floor(share * length + 1e-9)
+        mask = rank_in_line < each
+        missing = count(share, lines * length) - each * lines
+        if missing > 0:
+            following = rank_in_line == each  # one a line
+            score = scores[name].reshape(lines, length)[following]
+            mask[following.nonzero()[score.argsort(stable=True)[:missing]].unbind(1)] = True
+        dropped[name] = mask.reshape(scores[name].shape)
     return dropped
 
 
@@ -67,26 +92,44 @@ def drop_n_of_m(scores: Scores, keep: int, group: int, ties: Scores | None = Non
 def drop_highest(gains: Scores, candidates: Dropped, number: int) -> Dropped:
     """Drop, over all targets, the `number` candidates with the largest gains (fewer where fewer are positive).
 
-    Equal gains at the threshold are taken in the order of targets and positions.
+    Equal gains are taken in the order of targets and positions.
     """
-    values = {n: torch.where(candidates[n] & (g > 0), g, torch.zeros_like(g)) for n, g in gains.items()}
-    positive = sum(int((v > 0).sum()) for v in values.values())
-    if number >= positive:
-        return {n: v > 0 for n, v in values.items()}
-    if number <= 0:
-        return {n: torch.zeros_like(candidates[n]) for n in gains}
-    pool = torch.cat([v[v > 0] for v in values.values()])
-    threshold = pool.kthvalue(len(pool) - number + 1).values
-    spare = number - int((pool > threshold).sum())  # how many at the threshold itself may go
-    dropped: Dropped = {}
-    for name, v in values.items():
-        mask = v > threshold
-        if spare:
-            at = (v == threshold).flatten().nonzero().flatten()[:spare]
-            mask.view(-1)[at] = True
-            spare -= len(at)
-        dropped[name] = mask
-    return dropped
+    return rank(gains, candidates).drop(number)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates with a positive gain, the best first: positions over all targets laid end to end, (n,) int64.
+
+    Sorted once, so that a search over numbers of dropped weights costs no more sorting.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    order: torch.Tensor
+
+    def drop(self, number: int) -> Dropped:
+        """The first `number` of them, as masks."""
+        sizes = [rows * columns for rows, columns in self.shapes.values()]
+        flat = torch.zeros(sum(sizes), dtype=torch.bool)
+        flat[self.order[: max(number, 0)]] = True
+        parts = torch.split(flat, sizes)
+        return {n: part.reshape(shape) for (n, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+def rank(gains: Scores, candidates: Dropped) -> Ranking:
+    """The order in which `drop_highest` drops."""
+    shapes: dict[str, tuple[int, int]] = {}
+    positions: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    begin = 0
+    for name, gain in gains.items():
+        at = (candidates[name] & (gain > 0)).flatten().nonzero().flatten()
+        positions.append(at + begin)
+        values.append(gain.flatten()[at])
+        shapes[name] = (gain.shape[0], gain.shape[1])
+        begin += gain.numel()
+    order = torch.cat(values).argsort(descending=True, stable=True)
+    return Ranking(shapes, torch.cat(positions)[order])
 
 
 def _drop_global(scores: Scores, share: float, ties: Scores | None) -> Dropped:

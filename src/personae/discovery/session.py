@@ -20,7 +20,7 @@ from personae.discovery.calibration import Calibration, mean_log_probabilities
 from personae.discovery.generic import GenericText
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
-from personae.discovery.selection import Dropped, count, drop_highest, drop_lowest, drop_n_of_m
+from personae.discovery.selection import Dropped, count, drop_lowest, drop_n_of_m, drop_ranked, rank, rank_lines
 from personae.discovery.settings import Settings
 from personae.discovery.statistics import Statistics, collect_statistics, site
 from personae.errors import OptionError
@@ -156,13 +156,18 @@ class Session:
         spared = self._spared(settings.method, pole)
         keep = {n: s for n, s in scored.items() if n not in spared}
         size = sum(s.numel() for s in keep.values())
+        ranked: dict[str, dict[str, torch.Tensor]] = {}
 
         def at(number: int) -> Dropped:
             if number <= 0:
                 return self._completed({})
             if settings.n_m:
                 return self._completed(drop_n_of_m(keep, *settings.n_m, ties=ties))
-            return self._completed(drop_lowest(keep, number / size, settings.selection, ties))
+            if settings.selection == "global":
+                return self._completed(drop_lowest(keep, number / size, "global", ties))
+            if "ranks" not in ranked:  # sorted once, however many numbers are tried
+                ranked["ranks"] = rank_lines(keep, settings.selection, ties)
+            return self._completed(drop_ranked(keep, ranked["ranks"], number / size))
 
         return Family(at, count(0.95, size), size)
 
@@ -175,8 +180,8 @@ class Session:
         else:
             gains = self.signed_gains(settings, pole)
             order = {n: self._rank_by(n, h, settings.rank_by) for n, h in gains.items()}
-        most = sum(int((candidates[n] & (v > 0)).sum()) for n, v in order.items())
-        return Family(lambda number: drop_highest(order, candidates, number), most, self.size)
+        ranking = rank(order, candidates)
+        return Family(ranking.drop, len(ranking.order), self.size)
 
     def _rank_by(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
         if rank_by == "gain":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.discovery import Capability, Progress, capability
+from personae.errors import ModelError
 from personae.evaluation.capability_texts import CapabilityText
 from personae.evaluation.conditions import Condition, Loss, Sides
 from personae.evaluation.poles import Masks, Poles, dropped
@@ -30,19 +32,28 @@ class Bench:
         self.model, self.targets, self.items, self.text, self.progress = model, targets, items, text, progress
         self.size = sum(t.size for t in targets)
         self.base = self.scores("base", items)
-        self.capability = capability(model, text.generic)
+        self.capability = self.likelihoods("base")
 
     def scores(self, title: str, items: Items) -> ItemScores:
         """Items under whatever the model wears now."""
         with self.progress(f"scoring: {title}", len(items)) as tick:
             return score_encoded(self.model, items, tick)
 
+    def likelihoods(self, title: str) -> Capability:
+        """Both capability texts under whatever the model wears now. Errors: `ModelError` on nan or infinity."""
+        found = capability(self.model, self.text.generic)
+        if not (math.isfinite(found.plain) and math.isfinite(found.chat)):
+            raise ModelError(
+                f"{title}: the likelihood of the capability text is no finite number; load the model in float32."
+            )
+        return found
+
     def read(self, title: str, masks: Masks, *, loss: bool = True) -> tuple[ItemScores, Capability | None]:
         """Items, and unless `loss` is False the capability texts, under one side's masks."""
         if not dropped(masks):  # an empty mask is the base model, which has been read
             return self.base, self.capability if loss else None
         with wearing(self.targets, masks):
-            return self.scores(title, self.items), capability(self.model, self.text.generic) if loss else None
+            return self.scores(title, self.items), self.likelihoods(title) if loss else None
 
     def both(self, title: str, masks: tuple[Masks, Masks], *, loss: bool = True) -> tuple[Sides, Loss | None]:
         """Both sides of a condition; one and the same mask on both is read once."""

@@ -17,7 +17,6 @@ from personae.subnetwork import Mask
 
 CONTROLS = ("random", "magnitude", "generic", "opposite")
 MATCHES = ("sparsity", "loss")
-_TOLERANCE = 0.05  # how far per-row rounding may miss the asked number of weights
 
 
 def control_conditions(
@@ -39,8 +38,8 @@ def control_conditions(
             continue
         if "sparsity" in match:
             number = round(sum(dropped(m) for m in poles.masks) / 2)
-            masks, note = scored_masks(shared.session, method, number)
-            found.append(_one_mask(bench, method, method, masks, note))
+            masks = scored_masks(shared.session, method, number)
+            found.append(_one_mask(bench, method, method, masks, "as many weights, within each row"))
         if "loss" in match:
             budget = budget_of(poles, None if persona.loss is None else persona.loss.worst)
             settings = Settings(method=method, max_capability_loss=budget).checked()
@@ -110,16 +109,6 @@ def random_masks(
     return masks
 
 
-def scored_masks(session: Session, method: str, number: int) -> tuple[Masks, str]:
-    """(masks, note): `magnitude` or `generic` at the share of `number` weights, within each row where that fits.
-
-    A row cannot drop a fraction of a weight: where rounding misses the number by more than 5 %, each target is
-    selected as a whole, and the note says so.
-    """
-    if not number:
-        return {}, "nothing is dropped, as in the persona's masks"
-    masks = to_masks(session.family(Settings(method=method), 0).at(number))
-    if abs(dropped(masks) - number) <= _TOLERANCE * number:
-        return masks, "as many weights, within each row"
-    by_target = to_masks(session.family(Settings(method=method, selection="target"), 0).at(number))
-    return by_target, "as many weights, within each target: the share is too small to divide by rows"
+def scored_masks(session: Session, method: str, number: int) -> Masks:
+    """`magnitude` or `generic` at the share of `number` weights within each row; exact up to half a weight a target."""
+    return to_masks(session.family(Settings(method=method), 0).at(number))

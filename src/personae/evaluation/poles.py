@@ -21,7 +21,17 @@ from personae.subnetwork import Artefact, CalibrationIdentity, Mask
 Masks = Mapping[str, Mask]
 
 # What a method of this list may take over from an artefact's own parameters.
-_SHARED = ("selection", "statistic", "phi", "tokens", "rank_by", "seed", "max_capability_loss")
+_SHARED = (
+    "selection",
+    "statistic",
+    "phi",
+    "tokens",
+    "rank_by",
+    "objective",
+    "own_weight",
+    "seed",
+    "max_capability_loss",
+)
 _NO_STATISTICS = ("magnitude", "random")
 
 

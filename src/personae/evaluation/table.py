@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -63,16 +64,24 @@ def to_markdown(evaluation: Evaluation) -> str:
 
 def to_rich(evaluation: Evaluation) -> RenderableType:
     """The same for `rich.print`."""
-    table = Table(title=_title(evaluation), title_justify="left")
+    table = Table(title=_title(evaluation), title_justify="left", box=SIMPLE, pad_edge=False)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("condition", "cost") else "right")
+        left = heading in ("condition", "cost")
+        table.add_column(
+            heading.replace("_opposite", "\n_opposite"),
+            justify="left" if left else "right",
+            overflow="fold",
+            min_width=9 if left else None,
+        )
     kind = None
     for row in evaluation.rows:
         if kind is not None and row.kind != kind:
             table.add_section()
         kind = row.kind
         style = "bold" if kind == "method" else ""
-        table.add_row(*(Text(cell, style=style) for cell in row_cells(row)))  # Text: '[0.77, …]' is no markup
+        # Text: '[0.77, …]' is no markup. Two lines a cell: twelve columns do not fit a terminal otherwise.
+        cells = (cell.replace(" [", "\n[").replace(" / ", "\n") for cell in row_cells(row))
+        table.add_row(*(Text(cell, style=style) for cell in cells))
     return Group(table, *(Text(line) for line in remarks(evaluation)))
 
 
@@ -106,7 +115,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
     """What stands below the table: claims, trivial baselines, texts, notes."""
     lines = [
         f"{row.name}: {claim.figure} over the best control ({claim.over}): {shown(claim)}, "
-        f"p {_p(claim.p)}, after Holm {_p(claim.p_holm)}{'' if claim.value > 0 else ': no better than its controls'}"
+        f"p {_p(claim.p)}, after Holm {_p(claim.p_holm)}{_verdict(claim)}"
         for row in evaluation.rows
         for claim in row.claims
     ]
@@ -121,6 +130,12 @@ def remarks(evaluation: Evaluation) -> list[str]:
     )
     lines += [f"{row.name}: {row.note}" for row in evaluation.rows if row.note]
     return lines + [f"note: {note}" for note in evaluation.notes]
+
+
+def _verdict(claim: Claim) -> str:
+    if claim.value <= 0:
+        return ": no better than its controls"
+    return "" if claim.p_holm < 0.05 else ": not told apart from its controls"
 
 
 def _title(evaluation: Evaluation) -> str:
