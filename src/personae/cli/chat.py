@@ -78,7 +78,8 @@ def chat(
 
 
 def _answer(conversation: Any, text: str, options: dict[str, Any]) -> None:
-    for piece in conversation.stream(text, **options):
+    # bytes of a terminal that are no text reach Python as lone surrogates, which no tokenizer takes
+    for piece in conversation.stream(text.encode("utf-8", "replace").decode(), **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

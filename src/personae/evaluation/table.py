@@ -64,7 +64,7 @@ def to_markdown(evaluation: Evaluation) -> str:
 
 def to_rich(evaluation: Evaluation) -> RenderableType:
     """The same for `rich.print`."""
-    table = Table(title=_title(evaluation), title_justify="left", box=SIMPLE, pad_edge=False)
+    table = Table(title=_title(evaluation), title_justify="left", box=SIMPLE, padding=0)
     for heading in HEADINGS:
         left = heading in ("condition", "cost")
         table.add_column(

@@ -18,7 +18,7 @@ from personae.models.encode import (
     render_prompt,
 )
 from personae.models.fingerprint import fingerprint
-from personae.models.load import DTYPES, load_model, pick_device, quiet_transformers, read_gguf
+from personae.models.load import DTYPES, fast_dtype, load_model, pick_device, quiet_transformers, read_gguf
 from personae.models.log_probabilities import (
     DEFAULT_BATCH_TOKENS,
     Question,
@@ -46,6 +46,7 @@ __all__ = [
     "default_model_directory",
     "encode",
     "encode_prompt",
+    "fast_dtype",
     "end_of_turn",
     "ensure_default_model",
     "find_targets",

@@ -1,0 +1,69 @@
+"""Write the README's tables and figures from the committed result files, between their markers.
+
+python -m benchmarks.readme [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+
+from benchmarks.common import RESULTS, ROOT
+
+SETS = {"power": "power-seeking", "wealth": "wealth-seeking"}
+
+
+def table(name: str) -> str:
+    """One set's conditions as a Markdown table."""
+    result = json.loads((RESULTS / f"ai_persona_{name}.json").read_text(encoding="utf-8"))
+    found = result["evaluation"]
+    data, base = found["data"], found["baselines"]
+    lines = [
+        f"**{SETS[name]}**: {data['items']} test items, {data['tied_items']} of them tied; {found['model']['dtype']}; "
+        "plain text WikiText-2 validation, chat text 200 answers of mbti/TF_dev.",
+        "",
+        "| condition | acc | acc_opposite | acc_tied | acc_tied_opposite | capability loss | dropped | discovery |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        loss = row["capability_loss"]
+        cells = [row["name"], *(_estimate(row[k]) for k in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"))]
+        cells += ["–" if loss is None else f"{loss:.3f}", f"{row['sparsity']:.2%}", _seconds(row["seconds"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"Rules that read no meaning: pick the shorter {base['shorter']:.2f}, prefer yes {base['yes']:.2f}."]
+    return "\n".join(lines)
+
+
+def _estimate(figure: dict[str, float] | None) -> str:
+    return "–" if figure is None else f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds:.0f} s"
+
+
+def render(text: str) -> str:
+    """README text with every marked section made anew."""
+    for name in SETS:
+        block = f"<!-- {name} -->\n{table(name)}\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    """Rewrite README.md, or check that it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    made = render(text)
+    if options.check:
+        sys.exit(None if made == text else "README.md differs from the result files: python -m benchmarks.readme")
+    path.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
