@@ -23,6 +23,7 @@ def demo(
     """Discover two opposite personas in the default model, measure them, and let both speak (a few minutes)."""
     from personae.discovery import discover
     from personae.evaluation import evaluate, to_rich
+    from personae.models import fast_dtype
     from personae.personas import load_contrast
     from personae.runtime import PersonaModel
 
@@ -30,8 +31,9 @@ def demo(
         data = load_contrast(contrast)
         path = (output or Path(f"{data.name}.persona")).expanduser()
         check_writable(path, "--output", contrast)
-        model, tokenizer = load(None, "auto", "auto")
-        tell(f"{escape(data.name)}: {len(data)} pairs, split 60/20/20 into calibration, dev and test")
+        dtype = fast_dtype()  # recorded in the artefact; float32 where bfloat16 would only be emulated
+        model, tokenizer = load(None, dtype, "auto")
+        tell(f"{escape(data.name)}: {len(data)} pairs, split 60/20/20 into calibration, dev and test; {dtype}")
         artefact = discover(model, tokenizer, data, progress=bar)
         artefact.save(path)
         result = evaluate(model, tokenizer, data, artefact, progress=bar)

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -148,7 +149,8 @@ def gradients_on(
             parameter.grad = None
         for parameter in stored.values():
             parameter.requires_grad_(True)
-            handles.append(parameter.register_post_accumulate_grad_hook(accumulate))
+            register: Any = parameter.register_post_accumulate_grad_hook  # untyped in torch
+            handles.append(register(accumulate))
         with torch.enable_grad():
             yield buffers
         for key, parameter in stored.items():  # an expert no token reached has no gradient: zero

@@ -44,8 +44,8 @@ from personae.subnetwork import Artefact, CalibrationIdentity, ModelIdentity, Pr
 
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
 FIRST_PROBE = 0.001  # share of weights the search for the budget tries first
-BUDGET_CHAT = 32  # held-out chat answers and plain windows a probe of the budget reads
-BUDGET_PLAIN = 12
+BUDGET_CHAT = 24  # held-out chat answers and plain windows a probe of the budget reads
+BUDGET_PLAIN = 8
 
 
 def discover(

@@ -27,7 +27,7 @@ from personae.errors import OptionError
 from personae.models import Encoded, Target
 from personae.subnetwork import Mask
 
-FISHER_CHAT = 32  # texts of the calibrating half that price the weights, one backward pass each
+FISHER_CHAT = 24  # texts of the calibrating half that price the weights, one backward pass each
 FISHER_PLAIN = 8
 
 Pole = int  # 0 the positive pole, 1 the negative one
