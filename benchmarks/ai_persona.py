@@ -1,28 +1,31 @@
 """Power-seeking and wealth-seeking (Anthropic's lm_generated_evals): every method and control, on the test split.
 
-    python -m benchmarks.ai_persona [power wealth] [--dtype bfloat16]
+    python -m benchmarks.ai_persona power wealth            # directed, system prompt, controls
+    python -m benchmarks.ai_persona --methods power wealth  # the other methods, at the same capability loss
 
-Writes benchmarks/results/ai_persona_<set>.json, a Markdown table beside it, and the frontier of `directed`
-(acc over capability loss at several budgets). Each set is one file, so an interrupted run goes on with the next.
+Writes benchmarks/results/ai_persona_<set>[_methods].json, one file a part, so an interrupted run goes on with the
+next part. Everything is measured in one dtype and compared with the base model in the same dtype.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from typing import Any
 
-from benchmarks.common import EVALS, RESULTS, data, machine, texts, write
+from benchmarks.common import EVALS, data, machine, texts, write
 from personae import load_contrast, load_model
 from personae.cli.console import bar
 from personae.discovery import discover, open_session
-from personae.evaluation import evaluate, to_dict, to_markdown
+from personae.evaluation import Evaluation, evaluate, to_dict
 from personae.personas import Contrast, split
 
 SETS = ("power", "wealth")
 METHODS = ("wanda", "contrastive-wanda", "contrastive-sparse", "sparsegpt")
-BUDGET = 0.05
+BUDGET = 0.045  # searched on other text than the final figure is read on, so a tenth below the 0.05 it must keep
+PAIRS = 300  # calibration pairs, chosen by seed from the calibration part
 
 
 def contrast_of(name: str) -> Contrast:
@@ -36,36 +39,60 @@ def contrast_of(name: str) -> Contrast:
     )  # fmt: skip
 
 
-def run(name: str, dtype: str, methods: tuple[str, ...]) -> dict[str, Any]:
-    """One set: discovery within the budget, then the whole table."""
-    started = time.perf_counter()
+def prepared(contrast: Contrast) -> Contrast:
+    """The set with PAIRS of its calibration pairs; dev and test as they are."""
+    parts = split(contrast)
+    kept = parts.calibration.take(PAIRS)
+    return dataclasses.replace(contrast, pairs=kept.pairs + parts.dev.pairs + parts.test.pairs)
+
+
+def run(name: str, dtype: str) -> dict[str, Any]:
+    """`directed` within the budget, the system prompt, and the controls."""
     model, tokenizer = load_model(dtype=dtype)
-    contrast = contrast_of(name)
+    contrast = prepared(contrast_of(name))
     generic, final = texts(tokenizer)
+    started = time.perf_counter()
     artefact = discover(model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, progress=bar)
-    found = time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
+    result = evaluate(model, tokenizer, contrast, artefact, session=session, capability_text=final, progress=bar)
+    personas = {n: p.provenance.model_dump(mode="json") for n, p in artefact.personas.items()}
+    return {**_frame(name, dtype, result), "artefact": personas, "seconds_of_discovery": round(seconds, 1)}
+
+
+def run_methods(name: str, dtype: str) -> dict[str, Any]:
+    """The paper's scores and SparseGPT's, each with the largest masks that keep the same budget."""
+    model, tokenizer = load_model(dtype=dtype)
+    contrast = prepared(contrast_of(name))
+    generic, final = texts(tokenizer)
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
     result = evaluate(
-        model, tokenizer, contrast, artefact, methods=methods, match=("sparsity", "loss"), session=session,
-        capability_text=final, progress=bar,
+        model, tokenizer, contrast, methods=METHODS, controls=(), system_prompt=False, session=session,
+        capability_text=final, max_capability_loss=BUDGET, progress=bar,
     )  # fmt: skip
-    (RESULTS / f"ai_persona_{name}.md").write_text(to_markdown(result), encoding="utf-8")
-    personas = {n: p.provenance.model_dump(mode="json") for n, p in artefact.personas.items()}
+    return _frame(name, dtype, result)
+
+
+def _frame(name: str, dtype: str, result: Evaluation) -> dict[str, Any]:
+    command = " ".join(["python -m benchmarks.ai_persona", *sys.argv[1:]])
     return {
-        "evaluation": to_dict(result), "artefact": personas, "budget": BUDGET, "machine": machine(),
-        "seconds_of_discovery": round(found, 1), "command": f"python -m benchmarks.ai_persona {name} --dtype {dtype}",
+        "evaluation": to_dict(result), "budget": BUDGET, "pairs": PAIRS, "machine": machine(), "command": command,
+        "set": name, "dtype": dtype,
     }  # fmt: skip
 
 
 def main() -> None:
     """Run the sets that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Power- and wealth-seeking on the default model.")
     parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
+    parser.add_argument("--methods", action="store_true", help="the other methods instead of directed and its controls")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--methods", nargs="*", default=METHODS)
     options = parser.parse_args()
     for name in options.sets:
-        print(write(f"ai_persona_{name}", run(name, options.dtype, tuple(options.methods))))
+        if options.methods:
+            print(write(f"ai_persona_{name}_methods", run_methods(name, options.dtype)))
+        else:
+            print(write(f"ai_persona_{name}", run(name, options.dtype)))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from discovery_data import random_texts
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM, GptOssConfig
 
+from discovery_data import random_texts
 from personae.discovery import InputStatistics, collect_statistics, merge, site
 from personae.discovery.statistics import Statistics, reduce_rows
 from personae.errors import DataError, OptionError
@@ -244,7 +244,7 @@ def test_nothing_is_left_on_the_model_after_an_error(tiny_model: TinyModel, erro
 def test_bad_calls(tiny_model: TinyModel) -> None:
     model, _ = tiny_model("llama")
     targets = find_targets(model)
-    with pytest.raises(OptionError, match="tokens='some'.*'answer' or 'all'"):
+    with pytest.raises(OptionError, match=r"tokens='some'.*'answer' or 'all'"):
         collect_statistics(model, targets, random_texts(1), tokens="some")
     with pytest.raises(DataError, match="no texts"):
         collect_statistics(model, targets, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from personae.cli import chat, demo, discover, doctor, evaluate, listing
@@ -27,8 +25,7 @@ app.command("chat")(chat.chat)
 def main() -> None:
     """Entry point: a `PersonaeError` becomes its message and exit code 2, Ctrl-C exit code 130."""
     with errors_exit_with_2():
-        app()
-    sys.exit(0)
+        app()  # always ends in SystemExit
 
 
 __all__ = ["app", "main"]

@@ -108,11 +108,12 @@ def discover(
     if as_json:
         print_json(result)
         return
+    items = "dev items" if folds is None and not all_items else "items, which calibrated it too,"
     for name, persona in artefact.personas.items():
         m = persona.provenance.measured
         out.print(
-            f"[bold]{escape(name)}[/]: {persona.dropped:,} weights dropped ({persona.sparsity:.2%}); on {m['dev_items']} dev "
-            f"items acc {m['dev_acc']:.2f}, margin {m['dev_margin']:+.2f} nats a token"
+            f"[bold]{escape(name)}[/]: {persona.dropped:,} weights dropped ({persona.sparsity:.2%}); on {m['dev_items']} "
+            f"{items} acc {m['dev_acc']:.2f}, margin {m['dev_margin']:+.2f} nats a token"
         )
     for fold in folds or []:
         out.print(f"fold {fold['fold']}: acc {fold['acc']:.2f}, acc_opposite {fold['acc_opposite']:.2f}")

@@ -10,7 +10,16 @@ from personae.discovery.calibration import (
     mean_log_probabilities,
     nll,
 )
-from personae.discovery.discover import Choice, budget_text, choose, discover, measure, open_session, versions
+from personae.discovery.discover import (
+    DEV_ITEMS,
+    Choice,
+    budget_text,
+    choose,
+    discover,
+    measure,
+    open_session,
+    versions,
+)
 from personae.discovery.generic import GenericText, generic_text, windows
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
@@ -21,6 +30,7 @@ from personae.discovery.statistics import InputStatistics, collect_statistics, m
 
 __all__ = [
     "DEFAULT_BUDGET",
+    "DEV_ITEMS",
     "METHODS",
     "Calibration",
     "Capability",

@@ -43,6 +43,7 @@ from personae.runtime import wearing
 from personae.subnetwork import Artefact, CalibrationIdentity, ModelIdentity, Provenance, Subnetwork
 
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
+DEV_ITEMS = 96  # items of the dev part that choose between cheap shares; more costs time and decides no better
 FIRST_PROBE = 0.001  # share of weights the search for the budget tries first
 BUDGET_CHAT = 24  # held-out chat answers and plain windows a probe of the budget reads
 BUDGET_PLAIN = 8
@@ -89,7 +90,7 @@ def discover(
         parts = split(contrast, seed=split_seed)
         calibration_part, dev_part, part = (
             parts.calibration,
-            dev or parts.dev,
+            dev or parts.dev.take(min(DEV_ITEMS, len(parts.dev))),
             f"calibration of seed {split_seed}",
         )
     session = open_session(

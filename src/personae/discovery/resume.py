@@ -36,6 +36,9 @@ def _interval() -> float:
     return seconds
 
 
+SLOW_WRITE = 1.0  # seconds
+
+
 @dataclass
 class Checkpoint:
     """Where partial sums of one calibration are kept. `key` is any JSON value the sums depend on."""
@@ -80,8 +83,8 @@ class Checkpoint:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
             self.last = time.monotonic()
-            # Sums of a large model take long to write: no more than a tenth of the time goes there.
-            self.every = max(self.every, 10 * (self.last - started))
+            if self.last - started > SLOW_WRITE:  # a large model: no more than a tenth of the time goes there
+                self.every = max(self.every, 10 * (self.last - started))
 
     def clear(self) -> None:
         """The calibration is whole: nothing to resume."""

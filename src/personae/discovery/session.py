@@ -210,7 +210,7 @@ class Session:
         return self._completed(drop_lowest(keep, settings.sparsity, "row"))
 
     def scores(self, settings: Settings, pole: Pole) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
-        """(scores, tie-breakers) of a method of METHODS section 3 for one pole; the lowest are dropped."""
+        """(scores, tie-breakers) of a method of docs/methods.md section 3 for one pole; the lowest are dropped."""
         method = settings.method
         if method == "random":
             base = settings.seed * 100_003 + pole

@@ -18,7 +18,7 @@ METHODS = (
     "random",
 )
 DEFAULT_BUDGET = 0.05  # nats a token
-DEFAULT_CHEAP_SHARES = (0.1, 0.2)
+DEFAULT_CHEAP_SHARES = (0.2, 0.3)
 
 
 @dataclass(frozen=True, slots=True)

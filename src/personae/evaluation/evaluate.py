@@ -44,6 +44,7 @@ def evaluate(
     match: Sequence[str] = ("sparsity",),
     session: Session | None = None,
     capability_text: CapabilityText | None = None,
+    max_capability_loss: float | None = None,
     system_prompt: bool = True,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -56,7 +57,7 @@ def evaluate(
     budget (or share) where there is one. controls: of CONTROLS, at the number of weights that the first persona row
     drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. split_seed: of the 60/20/20 split;
     None scores all items. session: statistics and gradients to share; one is opened where none is given.
-    capability_text: by default the generic text that no budget search has read. resamples, seed: of the bootstrap.
+    max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic text that no budget search has read. resamples, seed: of the bootstrap.
 
     What a reader should know (test items that calibrated, another generic text) is warned of and noted in the
     result. The model is left with its base weights, bit for bit. Errors: `DataError` (unpaired or empty sets),
@@ -85,7 +86,9 @@ def evaluate(
     personas = [] if artefact is None else [from_artefact(artefact, contrast)]
     for method in methods:
         name = f"{method} (found anew)" if method in [p.name for p in personas] else method
-        personas.append(discovered(shared.session, settings_for(method, artefact, contrast), shared.dev, name))
+        personas.append(
+            discovered(shared.session, settings_for(method, artefact, contrast, max_capability_loss), shared.dev, name)
+        )
     read = [bench.persona(poles) for poles in personas]
     conditions += read
     if personas and controls:

@@ -96,13 +96,13 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
     )
 
 
-def settings_for(method: str, artefact: Artefact | None, contrast: Contrast) -> Settings:
+def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, budget: float | None = None) -> Settings:
     """A method's settings to stand beside an artefact: the same budget, or else the same share of weights.
 
-    Without an artefact: the default budget. Errors: `OptionError` for an unknown method.
+    budget: nats a token, instead of the artefact's. Without either: the default budget. Errors: `OptionError` for an unknown method.
     """
-    if artefact is None:
-        return Settings(method=method).checked()
+    if artefact is None or budget is not None:
+        return Settings(method=method, max_capability_loss=budget).checked()
     record = artefact[contrast.positive].provenance
     shared: dict[str, Any] = {k: record.parameters[k] for k in _SHARED if record.parameters.get(k) is not None}
     settings = Settings(method=method, **shared)

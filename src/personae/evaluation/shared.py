@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.discovery import Calibration, Progress, Session, encode_contrast, open_session
+from personae.discovery import DEV_ITEMS, Calibration, Progress, Session, encode_contrast, open_session
 from personae.errors import MaskMismatchError
 from personae.models import Target
 from personae.personas import Contrast, split
@@ -50,7 +50,10 @@ class Shared:
     @cached_property
     def dev(self) -> Calibration:
         """The dev part, on which a method chooses; without a split, all items."""
-        part = self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).dev
+        part = self.contrast
+        if self.split_seed is not None:
+            part = split(self.contrast, seed=self.split_seed).dev
+            part = part.take(min(DEV_ITEMS, len(part)))
         return encode_contrast(self.model, self.tokenizer, part)
 
     def candidates(self, cheap_share: float | None) -> Mapping[str, torch.Tensor] | None:

@@ -1,7 +1,7 @@
 """Questions that carry their options as '(A) … (B) …', as in Anthropic's evals and CAA.
 
 The options and their heading ('Choices:') leave the question, the letters leave the answers: what is
-scored is the text of an answer, never its letter (METHODS.md, section 6).
+scored is the text of an answer, never its letter (docs/methods.md, section 6).
 """
 
 from __future__ import annotations

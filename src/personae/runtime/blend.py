@@ -1,4 +1,4 @@
-"""The gate of one persona or of several at once, as plain arithmetic (METHODS.md, section 1).
+"""The gate of one persona or of several at once, as plain arithmetic (docs/methods.md, section 1).
 
     G = 1 - min(1, Σ_p α_p (1 - M_p)),  α_p the strength of persona p
 

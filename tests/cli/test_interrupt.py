@@ -1,0 +1,121 @@
+"""Ctrl-C leaves nothing behind; a calibration that was killed goes on, to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors import safe_open
+
+from cli_helpers import Cli, start, write_contrast
+from personae.discovery import Checkpoint
+
+PAIRS = 400  # enough that the attribution takes seconds
+
+
+def _wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _kept(cache: Path) -> list[Path]:
+    return sorted((cache / "resume").glob("*.safetensors"))
+
+
+def _batches_done(path: Path) -> int:
+    with safe_open(path, framework="pt") as file:
+        return int(file.metadata()["done"])
+
+
+@pytest.fixture
+def command(llama: Path, tmp_path: Path) -> tuple[object, ...]:
+    """A discovery whose attribution is long and whose other steps are short."""
+    data = write_contrast(tmp_path / "many.jsonl", pairs=PAIRS)
+    rows: list[dict[str, str]] = [{"prompt": f"Say {n}.", "answer": "one two three"} for n in range(4)]
+    rows.append({"text": "The sea was calm and the boats lay still. " * 60})
+    generic = tmp_path / "generic.jsonl"
+    generic.write_text("\n".join(map(json.dumps, rows)))
+    return (
+        "discover",
+        data,
+        "--model",
+        llama,
+        "--cheap-share",
+        "0.3",
+        "--drop-share",
+        "0.05",
+        "--generic-text",
+        generic,
+    )
+
+
+def test_interrupted_then_killed_then_resumed(
+    cli: Cli, command: tuple[object, ...], here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "own-cache"
+    environment = {"PERSONAE_CACHE": str(cache), "PERSONAE_CHECKPOINT_SECONDS": "0"}
+
+    process = start(*command, cwd=here, **environment)
+    _wait_for(lambda: bool(_kept(cache)), process)  # in the middle of the attribution
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert printed == ""
+    assert "interrupted; nothing half-written is left." in said
+    assert "Traceback" not in said
+    assert not list(here.iterdir())
+    assert not list(cache.rglob("*.tmp"))
+    (kept,) = _kept(cache)
+    first = _batches_done(kept)
+    assert first > 0
+
+    process = start(*command, cwd=here, **environment)
+    _wait_for(lambda: _batches_done(kept) > first, process)  # it goes on where the first one was
+    process.kill()
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert not list(here.iterdir())
+    second = _batches_done(kept)
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # The seconds of discovery stand in the artefact, and are all that two runs may differ in.
+    monkeypatch.setattr(sys.modules["personae.discovery.discover"], "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    found: list[int] = []
+    load = Checkpoint.load
+
+    def spy(self: Checkpoint) -> object:
+        loaded = load(self)
+        found.append(0 if loaded is None else loaded[0])
+        return loaded
+
+    monkeypatch.setattr(Checkpoint, "load", spy)
+    resumed = cli(*command, "-o", "resumed.persona")
+    assert resumed.code == 0, resumed.err
+    assert found == [second]
+    assert not _kept(cache)  # whole: nothing to resume
+    whole = cli(*command, "-o", "whole.persona", "--no-resume")
+    assert whole.code == 0, whole.err
+    assert found == [second]
+    assert (here / "resumed.persona").read_bytes() == (here / "whole.persona").read_bytes()
+
+
+def test_the_interval_of_checkpoints(monkeypatch: pytest.MonkeyPatch, cli: Cli, command: tuple[object, ...]) -> None:
+    assert Checkpoint(Path("x"), "key").every == 30
+    monkeypatch.setenv("PERSONAE_CHECKPOINT_SECONDS", "2.5")
+    assert Checkpoint(Path("x"), "key").every == 2.5
+    for wrong in ("soon", "-1", "nan"):
+        monkeypatch.setenv("PERSONAE_CHECKPOINT_SECONDS", wrong)
+        ended = cli(*command)
+        assert ended.code == 2
+        assert f"PERSONAE_CHECKPOINT_SECONDS is '{wrong}'" in ended.err

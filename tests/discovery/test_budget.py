@@ -1,0 +1,104 @@
+"""The search for the strongest mask within a budget, on loss curves that are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discovery_data import random_texts
+from personae.discovery import Capability, GenericText, capability, largest_within
+from personae.errors import DataError
+
+BUDGET = 0.05
+powers = st.floats(0.5, 2.0)
+
+
+@given(st.floats(-9, 2), powers, st.integers(1, 10**8), st.integers(0, 10**7))
+def test_the_result_keeps_the_budget(scale: float, power: float, most: int, start: int) -> None:
+    probed: dict[int, float] = {}
+
+    def loss_at(n: int) -> float:
+        assert 1 <= n <= most
+        probed[n] = 10**scale * n**power
+        return probed[n]
+
+    number, loss = largest_within(loss_at, most, BUDGET, start=start or None)
+    assert len(probed) <= 7
+    if number:
+        assert loss == probed[number] <= BUDGET
+    else:
+        assert loss == 0.0
+        assert min(probed.values()) > BUDGET
+    assert number == max((n for n, v in probed.items() if v <= BUDGET), default=0)
+
+
+@given(powers, st.floats(0.01, 0.9), st.integers(10**5, 10**8))
+def test_a_power_law_is_filled_well(power: float, where: float, most: int) -> None:
+    best = where * most
+    number, loss = largest_within(lambda n: BUDGET * (n / best) ** power, most, BUDGET, start=most // 100)
+    assert number <= best
+    assert loss >= 0.8 * BUDGET
+
+
+def test_all_of_it_when_all_of_it_fits() -> None:
+    assert largest_within(lambda n: 0.001, 1000, BUDGET) == (1000, 0.001)
+    assert largest_within(lambda n: -0.5, 1, BUDGET) == (1, -0.5)
+    assert largest_within(lambda n: 1 / 0, 0, BUDGET) == (0, 0.0)
+
+
+def test_nothing_when_nothing_fits() -> None:
+    assert largest_within(lambda n: 9.0, 1000, BUDGET) == (0, 0.0)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_mask_that_breaks_the_model_is_over_the_budget(broken: float) -> None:
+    number, loss = largest_within(lambda n: 1e-4 * n if n < 300 else broken, 10_000, BUDGET, start=5_000)
+    assert 0 < number < 300
+    assert 0 < loss <= BUDGET
+
+
+def test_a_step_is_bracketed_without_probing_twice() -> None:
+    probes: list[int] = []
+
+    def loss_at(n: int) -> float:
+        probes.append(n)
+        return 0.0 if n < 10 else 1.0
+
+    number, _ = largest_within(loss_at, 20, BUDGET, start=8)
+    assert 8 <= number < 10
+    assert len(probes) == len(set(probes))
+
+
+def test_loss_is_the_larger_rise() -> None:
+    base = Capability(plain=3.0, chat=2.0)
+    assert Capability(3.2, 2.1).loss(base) == pytest.approx(0.2)
+    assert Capability(2.9, 2.1).loss(base) == pytest.approx(0.1)
+    assert base.loss(base) == 0.0
+
+
+def test_capability_is_the_mean_over_tokens(tiny_model: Any) -> None:
+    model, _ = tiny_model("llama")
+    texts = random_texts(7)
+    text = GenericText(tuple(type(t)((), t.prompt + t.answer) for t in texts[:3]), texts[3:], "random")
+    found = capability(model, text)
+
+    def slow(items: Any) -> float:
+        total, tokens = 0.0, 0
+        for item in items:
+            ids = torch.tensor([item.prompt + item.answer])
+            with torch.no_grad():
+                logs = torch.log_softmax(model(input_ids=ids).logits[0].double(), dim=-1)
+            for position in range(max(len(item.prompt), 1), ids.shape[1]):
+                total -= float(logs[position - 1, ids[0, position]])
+                tokens += 1
+        return total / tokens
+
+    assert found.plain == pytest.approx(slow(text.plain), rel=1e-5)
+    assert found.chat == pytest.approx(slow(text.chat), rel=1e-5)
+    with pytest.raises(DataError, match="lacks one"):
+        capability(model, GenericText(text.plain, (), "no chat"))
