@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(VENV)/bin/personae demo
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 PERSONAE_TEST_SPLIT=fast $(VENV)/bin/python -m pytest -m "not all" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not all" --cov --cov-report=term
 
 # What needs a browser, llama.cpp or Ray joins here with the issues that bring it.
 test-all: $(STAMP)

@@ -37,6 +37,7 @@ def main() -> None:
         ).stdout.splitlines()[-1]
         result[f"memory.{child}"] = json.loads(line)
         result[f"memory.{child}_over_model"] = result[f"memory.{child}"]["over_model"]
+    result["command"] = "python -m benchmarks.discovery_speed"
     print(json.dumps(result, indent=1))
     write("discovery_speed", result)
 

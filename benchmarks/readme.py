@@ -27,7 +27,14 @@ def table(name: str) -> str:
         "| condition | acc | acc_opposite | acc_tied | acc_tied_opposite | capability loss | dropped | discovery |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
+    rows = list(found["rows"])
+    extra = RESULTS / f"ai_persona_{name}_methods.json"
+    if extra.is_file():  # the other methods, measured on the same items and texts
+        more = json.loads(extra.read_text(encoding="utf-8"))["evaluation"]
+        assert more["data"]["test_sha256"] == data["test_sha256"], "the two parts were measured on other items"
+        assert more["text"]["sha256"] == found["text"]["sha256"], "the two parts were measured on other texts"
+        rows += [row for row in more["rows"] if row["kind"] == "method"]
+    for row in rows:
         loss = row["capability_loss"]
         cells = [row["name"], *(_estimate(row[k]) for k in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"))]
         cells += ["–" if loss is None else f"{loss:.3f}", f"{row['sparsity']:.2%}", _seconds(row["seconds"])]

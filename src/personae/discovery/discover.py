@@ -39,7 +39,7 @@ from personae.discovery.settings import DEFAULT_CHEAP_SHARES, Settings
 from personae.errors import OptionError
 from personae.models import cache_directory, find_targets, fingerprint
 from personae.personas import Contrast, Persona, split
-from personae.runtime import wearing
+from personae.runtime import check_base, wearing
 from personae.subnetwork import Artefact, CalibrationIdentity, ModelIdentity, Provenance, Subnetwork
 
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
@@ -150,6 +150,7 @@ def open_session(
     progress: Progress = silent,
 ) -> Session:
     """Targets, token ids and generic text of one calibration set; nothing is computed from them yet."""
+    check_base(model, "discovery")
     found = find_targets(model, targets)
     encoded = encode_contrast(model, tokenizer, calibration)
     if not isinstance(generic, GenericText):

@@ -218,13 +218,18 @@ def _plain_lists(items: Sequence[Encoded]) -> list[list[list[int]]]:
 
 
 def _keep(path: Path, body: dict[str, Any]) -> None:
+    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            temporary = file.name
             json.dump(body, file)
-        os.replace(file.name, path)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):  # a cache that cannot be written costs time, nothing else
+            raise
 
 
 @torch.no_grad()

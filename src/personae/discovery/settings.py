@@ -94,6 +94,11 @@ class Settings:
             raise OptionError("--isolated needs --method directed and --sparsity.")
         if self.isolated and own_share:
             raise OptionError("--isolated drops --sparsity of each row; it excludes --cheap-share and --drop-share.")
+        if directed and self.selection != "row":
+            raise OptionError(
+                "--selection belongs to the scores: directed orders its candidates over all targets, and --isolated "
+                "selects within rows."
+            )
         if directed and self.sparsity is not None and not self.isolated:
             raise OptionError("--method directed takes --drop-share; --sparsity goes with --isolated.")
         if not directed and own_share:

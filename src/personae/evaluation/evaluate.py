@@ -28,6 +28,7 @@ from personae.evaluation.scoring import ItemScores, baselines, encode_items
 from personae.evaluation.shared import Shared
 from personae.models import Target, find_targets, fingerprint, render_prompt
 from personae.personas import Contrast, split
+from personae.runtime import check_base
 from personae.subnetwork import Artefact
 
 
@@ -57,13 +58,15 @@ def evaluate(
     budget (or share) where there is one. controls: of CONTROLS, at the number of weights that the first persona row
     drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. split_seed: of the 60/20/20 split;
     None scores all items. session: statistics and gradients to share; one is opened where none is given.
-    max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic text that no budget search has read. resamples, seed: of the bootstrap.
+    max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
+    text that no budget search has read. resamples, seed: of the bootstrap.
 
     What a reader should know (test items that calibrated, another generic text) is warned of and noted in the
     result. The model is left with its base weights, bit for bit. Errors: `DataError` (unpaired or empty sets),
     `OptionError`, `UnknownPersonaError` and `MaskMismatchError` (another persona's or model's artefact), `ModelError`.
     """
     _check(methods, controls, match, random_seeds, resamples, split_seed)
+    check_base(model, "evaluation")
     test = contrast if split_seed is None else split(contrast, seed=split_seed).test
     items = encode_items(model, tokenizer, test)
     every = find_targets(model)

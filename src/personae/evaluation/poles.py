@@ -99,7 +99,9 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
 def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, budget: float | None = None) -> Settings:
     """A method's settings to stand beside an artefact: the same budget, or else the same share of weights.
 
-    budget: nats a token, instead of the artefact's. Without either: the default budget. Errors: `OptionError` for an unknown method.
+    budget: nats a token, instead of the artefact's. Without either: the default budget.
+
+    Errors: `OptionError` for an unknown method.
     """
     if artefact is None or budget is not None:
         return Settings(method=method, max_capability_loss=budget).checked()

@@ -39,8 +39,7 @@ class _Refusal:
     def __call__(self, *arguments: object, **options: object) -> NoReturn:
         raise PersonaInUseError(
             f"{self.operation} while a persona is worn would take masked weights for the model's own: call "
-            "disable_persona() first (PersonaModel.to() and .save_pretrained() do so themselves). For a "
-            "checkpoint with the persona in it use `personae export`."
+            "disable_persona() first (PersonaModel.to() and .save_pretrained() do so themselves)."
         )
 
 
@@ -63,6 +62,14 @@ def unguard(model: nn.Module) -> None:
                 del own[name]
                 if refusal.hidden:
                     own[name] = refusal.hidden[0]
+
+
+def check_base(model: nn.Module, operation: str) -> None:
+    """Raise `PersonaInUseError` if the model wears a persona: masked weights would be taken for the model's own."""
+    if is_guarded(model):
+        raise PersonaInUseError(
+            f"{operation} needs the base weights, but a persona is worn: call disable_persona() first."
+        )
 
 
 def is_guarded(model: nn.Module) -> bool:

@@ -221,7 +221,7 @@ class PersonaModel:
         return self
 
     def save_pretrained(self, directory: str | PathLike[str], **options: Any) -> None:
-        """Save the BASE weights (and the tokenizer), whatever is worn; for masked ones `personae export`."""
+        """Save the BASE weights (and the tokenizer), whatever is worn."""
         with self._turn.held("save_pretrained()"), self._as_base():
             self.model.save_pretrained(directory, **options)
             if self.tokenizer is not None:
