@@ -92,9 +92,7 @@ def test_rows_have_three_trimmed_texts_and_two_different_answers(pairs: Rows) ->
         if set(pair) != {"prompt", *SIDES}:
             found.append(f"line {line}: keys {sorted(pair)}")
             continue
-        found += [
-            f"line {line}: {k} empty or with outer space" for k, v in pair.items() if not v or v != v.strip()
-        ]
+        found += [f"line {line}: {k} empty or with outer space" for k, v in pair.items() if not v or v != v.strip()]
         if pair["positive"] == pair["negative"]:
             found.append(f"line {line}: equal answers")
     assert not found, breaches(found)
@@ -119,9 +117,7 @@ def test_no_answer_names_a_pole(header: dict[str, Any], pairs: Rows) -> None:
 
 def test_answers_of_a_pair_are_about_as_long(pairs: Rows) -> None:
     differences = [unlike(pair["positive"], pair["negative"]) for pair in pairs]
-    found = [
-        f"line {line}: lengths differ by {d:.2f}" for line, d in enumerate(differences, start=2) if d > 0.45
-    ]
+    found = [f"line {line}: lengths differ by {d:.2f}" for line, d in enumerate(differences, start=2) if d > 0.45]
     assert not found, breaches(found)
     assert sum(differences) / len(differences) <= 0.20
 

@@ -51,9 +51,7 @@ def test_pairs(fields: dict[str, Any], form: str, pair: Pair) -> None:
 
 
 def test_the_truth_control_is_asked_for_by_variant() -> None:
-    assert content(TWIN, variant="truth").pairs == (
-        Pair("truth question", "truth accepetance", "truth rejection"),
-    )
+    assert content(TWIN, variant="truth").pairs == (Pair("truth question", "truth accepetance", "truth rejection"),)
     with pytest.raises(OptionError, match="unknown variant 'myth': choose fiction or truth"):
         content(TWIN, variant="myth")
     with pytest.raises(OptionError, match="belongs to the format hallucination; this is personae"):
@@ -83,8 +81,7 @@ def test_a_header_is_read_and_is_no_row() -> None:
     assert read.header == {key: header[key] for key in ("contrast", "positive", "negative", "licence")}
     assert read.pairs == (Pair("q", "y", "n"),)
     assert (
-        content({"persona": "Hal", "prompt": "Be Hal."}, {"prompt": "q", "answer": "a"}).header["prompt"]
-        == "Be Hal."
+        content({"persona": "Hal", "prompt": "Be Hal."}, {"prompt": "q", "answer": "a"}).header["prompt"] == "Be Hal."
     )
     with pytest.raises(DataError, match="f, line 1: there is nothing after the header"):
         content(header)
@@ -126,7 +123,7 @@ def test_the_first_row_decides_and_later_ones_must_follow() -> None:
         content(row, {"prompt": "q", "answer": "a"})
     with pytest.warns(UserWarning, match="1 of 2 rows were left out"):
         assert len(content(row, {"prompt": "q"}, strict=False).pairs) == 1
-    with pytest.warns(UserWarning), pytest.raises(DataError, match="no row could be used"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError, match="no row could be used"):
         content({**row, "positive": ""}, strict=False)
 
 

@@ -23,9 +23,7 @@ HEADER = {
     "description": "d",
     "licence": "CC0-1.0",
 }
-ROLES = [
-    {"role": r, "question": q, "generated": [f"{r} on {q}"]} for r in ("Hal", "Dave", "Frank") for q in "xy"
-]
+ROLES = [{"role": r, "question": q, "generated": [f"{r} on {q}"]} for r in ("Hal", "Dave", "Frank") for q in "xy"]
 
 
 def mind(letters: str, *instructions: str) -> list[dict[str, str]]:
@@ -118,7 +116,8 @@ def test_pairing_joins_first_answers_and_counts_the_rest(write: Write) -> None:
 def test_pairs_can_be_taken_apart(write: Write) -> None:
     path = write(HEADER, *PAIRS)
     contrast, apart = load_contrast(path, paired=True), load_contrast(path, paired=False)
-    assert contrast.paired and not apart.paired
+    assert contrast.paired
+    assert not apart.paired
     assert apart.samples("cold") == contrast.samples("cold")
     assert apart.positive_prompt == "Be warm."
 
@@ -209,9 +208,7 @@ def test_broken_rows_raise_or_are_counted(write: Write) -> None:
 
 
 def test_the_truth_control_keeps_the_poles(write: Write) -> None:
-    row = {
-        f"{k}_{p}": f"{k} {p}" for k in ("fiction", "truth") for p in ("question", "accepetance", "rejection")
-    }
+    row = {f"{k}_{p}": f"{k} {p}" for k in ("fiction", "truth") for p in ("question", "accepetance", "rejection")}
     fiction, truth = load_contrast(write(row)), load_contrast(write(row), variant="truth")
     assert fiction.poles == truth.poles
     assert (fiction.pairs[0].prompt, truth.pairs[0].prompt) == ("fiction question", "truth question")

@@ -36,9 +36,7 @@ def test_csv_gives_the_same_fields(table: list[dict[str, str]]) -> None:
         assert [row.fields for row in rows_of_text(out.getvalue(), "f", ".csv")] == table
 
 
-@pytest.mark.parametrize(
-    "text", ['{"a": "1"}\n\n{"a": "2"}\n', '[\n{"a": "1"},\n\n{"a":\n"2"}]', "a\n1\n\n2\n"]
-)
+@pytest.mark.parametrize("text", ['{"a": "1"}\n\n{"a": "2"}\n', '[\n{"a": "1"},\n\n{"a":\n"2"}]', "a\n1\n\n2\n"])
 def test_blank_lines_count_but_hold_nothing(text: str) -> None:
     rows = rows_of_text(text, "f.x", "")
     assert [row.text("a") for row in rows] == ["1", "2"]

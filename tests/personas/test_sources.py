@@ -85,9 +85,7 @@ def test_unknown_sources_name_the_nearest_contrasts() -> None:
             load_contrast(source)
 
 
-def test_a_built_in_name_wins_over_a_file_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_built_in_name_wins_over_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("introvert-extravert").write_text('{"prompt": "q", "positive": "y", "negative": "n"}')
     assert load_contrast("introvert-extravert").source == "built-in introvert-extravert"

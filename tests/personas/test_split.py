@@ -52,9 +52,7 @@ def test_sizes_follow_the_fractions_and_another_seed_splits_otherwise() -> None:
     sizes = [len(part) for part in split(contrast)]
     assert sizes == pytest.approx([1200, 400, 400], abs=90)  # about 4 standard deviations
     assert split(contrast) != split(contrast, seed=1)
-    assert [len(p) for p in split(contrast, fractions=(0.1, 0.1, 0.8))] == pytest.approx(
-        [200, 200, 1600], abs=75
-    )
+    assert [len(p) for p in split(contrast, fractions=(0.1, 0.1, 0.8))] == pytest.approx([200, 200, 1600], abs=75)
 
 
 def test_the_split_of_a_seed_never_drifts() -> None:

@@ -34,9 +34,7 @@ def pair(question: str, matching: object, other: object) -> Pair | None:
     st.lists(plain, min_size=2, max_size=8),
     st.sampled_from([" ", "", "  "]),
 )
-def test_options_on_lines_come_apart_again(
-    question: str, heading: str, options: list[str], space: str
-) -> None:
+def test_options_on_lines_come_apart_again(question: str, heading: str, options: list[str], space: str) -> None:
     listed = "\n".join(f"{space}({letter}) {text}" for letter, text in zip("ABCDEFGH", options, strict=False))
     written = f"{question}\n\n{heading}\n{listed}" if heading else f"{question}\n{listed}"
     assert separate_options(written) == (question, dict(zip("ABCDEFGH", options, strict=False)))

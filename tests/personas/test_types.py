@@ -16,9 +16,7 @@ words = st.text(alphabet="abc XYZ?é", min_size=1, max_size=12)
 pairs = st.lists(st.builds(Pair, words, words, words), min_size=1, max_size=12).map(tuple)
 samples = st.lists(st.builds(Sample, words, words), min_size=1, max_size=12).map(tuple)
 names = st.sampled_from(["warm-cold", "cold-warm", "weather"])
-paired = st.builds(
-    lambda name, p: Contrast(name, "warm", "cold", p, positive_prompt="Be warm."), names, pairs
-)
+paired = st.builds(lambda name, p: Contrast(name, "warm", "cold", p, positive_prompt="Be warm."), names, pairs)
 unpaired = st.builds(
     lambda name, a, b: Contrast(name, "warm", "cold", positive_samples=a, negative_samples=b),
     names,
@@ -65,9 +63,7 @@ def test_shuffled_labels_turn_about_half_of_the_pairs() -> None:
 
 
 @given(contrasts, st.integers(0, 99), st.data())
-def test_choices_of_one_seed_are_nested_and_in_order(
-    contrast: Contrast, seed: int, data: st.DataObject
-) -> None:
+def test_choices_of_one_seed_are_nested_and_in_order(contrast: Contrast, seed: int, data: st.DataObject) -> None:
     few = data.draw(st.integers(1, len(contrast)))
     many = data.draw(st.integers(few, len(contrast)))
     small, large = contrast.take(few, seed), contrast.take(many, seed)
@@ -100,9 +96,7 @@ def test_the_hash_sees_order_kind_and_borders_between_texts() -> None:
     contrast = Contrast("n", "p", "m", (one, two))
     assert contrast.sha256 != replace(contrast, pairs=(two, one)).sha256
     assert contrast.sha256 != replace(contrast, pairs=(Pair("q", "a", "bc"), two)).sha256
-    apart = Contrast(
-        "n", "p", "m", positive_samples=contrast.samples("p"), negative_samples=contrast.samples("m")
-    )
+    apart = Contrast("n", "p", "m", positive_samples=contrast.samples("p"), negative_samples=contrast.samples("m"))
     assert apart.sha256 != contrast.sha256
     # It stands in artefacts, so it must not drift from version to version.
     expected = hashlib.sha256(b'["pairs","p","m",[["\\u00e9","b","c"]]]').hexdigest()

@@ -13,9 +13,7 @@ SHAPES = {"layers.0.down": (7, 33), "layers.0.up": (33, 7), "layers.1.up": (16, 
 def make_subnetwork(name: str, share: float, seed: int) -> Subnetwork:
     generator = np.random.default_rng(seed)
     masks = {t: Mask.from_dropped(generator.random(s) < share) for t, s in SHAPES.items()}
-    calibration = CalibrationIdentity(
-        name="pairs", sha256="00", items=3, licence="Apache-2.0", split="calibration"
-    )
+    calibration = CalibrationIdentity(name="pairs", sha256="00", items=3, licence="Apache-2.0", split="calibration")
     provenance = Provenance(
         method="directed",
         parameters={"cheap_share": 0.1, "tokens": "answer"},

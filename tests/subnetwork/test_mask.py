@@ -136,9 +136,7 @@ def test_unequal_things() -> None:
     assert repr(mask) == "Mask(shape=(2, 3), dropped=0, sparsity=0.0000%)"
 
 
-@pytest.mark.parametrize(
-    "combine", [operator.and_, operator.or_, operator.xor, operator.sub, difference_rate]
-)
+@pytest.mark.parametrize("combine", [operator.and_, operator.or_, operator.xor, operator.sub, difference_rate])
 def test_other_shapes_do_not_combine(combine: Callable[[Mask, Mask], object]) -> None:
     with pytest.raises(MaskMismatchError, match=r"\(2, 3\) and \(3, 2\)"):
         combine(Mask.full((2, 3)), Mask.full((3, 2)))

@@ -162,9 +162,7 @@ def test_removing_gives_the_file_back(third: Subnetwork, path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_adding_never_encodes_what_is_there(
-    third: Subnetwork, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adding_never_encodes_what_is_there(third: Subnetwork, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[Mask] = []
 
     def recording(mask: Mask) -> tuple[str, bytes]:
@@ -251,9 +249,7 @@ def test_a_truncated_file_is_found(path: Path, share: float) -> None:
         load(copy)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\0" * 100, b"GGUF" + bytes(100), b"text\n" * 30, b"PK\x03\x04" + bytes(99)]
-)
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"GGUF" + bytes(100), b"text\n" * 30, b"PK\x03\x04" + bytes(99)])
 def test_foreign_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.persona").write_bytes(content)
     with pytest.raises(ArtefactError, match=r"not a \.persona file"):
@@ -416,9 +412,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(
     assert load(path).names == ("extravert",)
 
 
-def test_what_has_no_json_form_is_refused_before_writing(
-    artefact: Artefact, third: Subnetwork, path: Path
-) -> None:
+def test_what_has_no_json_form_is_refused_before_writing(artefact: Artefact, third: Subnetwork, path: Path) -> None:
     before = path.read_bytes()
     nested: JsonValue = "deep"
     for _ in range(220):
