@@ -1,6 +1,6 @@
 """Which calibration objective? Margin, log-sigmoid of the margin, margin + β·log p(own answer), at equal loss.
 
-    python -m benchmarks.objectives [--pairs 64]
+    python -m benchmarks.objectives [--pairs 32]
 
 Extravert against introvert answers of mbti/EI_dev, paired by instruction. Every objective gets the same pairs, the
 same candidates and the same capability budget; the figures are of the dev part (this chooses a default, so the test
@@ -16,15 +16,14 @@ from typing import Any
 from benchmarks.common import data, machine, texts, write
 from personae import load_contrast, load_model
 from personae.cli.console import bar
-from personae.discovery import Settings, choose, encode_contrast, open_session, versions
+from personae.discovery import GenericText, Settings, choose, encode_contrast, open_session, versions
 from personae.models import fingerprint
 from personae.personas import Contrast, split
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "margin": {},
     "log-sigmoid": {"objective": "log-sigmoid"},
-    "margin + 0.25 own": {"own_weight": 0.25},
-    "margin + 1 own": {"own_weight": 1.0},
+    "margin + 0.5 own": {"own_weight": 0.5},
 }
 LONGEST = 500  # characters of an answer: both answers of a pair fit one batch
 
@@ -32,7 +31,7 @@ LONGEST = 500  # characters of an answer: both answers of a pair fit one batch
 def main() -> None:
     """Run all objectives on one session."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--budget", type=float, default=0.05)
     options = parser.parse_args()
     model, tokenizer = load_model(dtype="bfloat16")
@@ -41,7 +40,8 @@ def main() -> None:
     parts = split(dataclasses.replace(contrast, pairs=short))
     calibration: Contrast = parts.calibration.take(options.pairs)
     dev = encode_contrast(model, tokenizer, parts.dev.take(options.pairs))
-    generic, _ = texts(tokenizer)
+    whole, _ = texts(tokenizer)
+    generic = GenericText(whole.plain[:12], whole.chat[:24], whole.source)  # half prices weights, half keeps the budget
     session = open_session(model, tokenizer, calibration, generic=generic, progress=bar)
     rows = []
     for name, changed in OBJECTIVES.items():
