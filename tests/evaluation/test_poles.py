@@ -50,6 +50,9 @@ def test_settings_take_over_the_budget_or_the_share(
     found = settings_for("wanda", budgeted, contrast)
     assert (found.method, found.max_capability_loss, found.seed, found.statistic) == ("wanda", 0.2, 3, "l2")
     assert found.sparsity is None
+    assert settings_for("wanda", None, contrast, 0.03).max_capability_loss == 0.03
+    own = settings_for("wanda", budgeted, contrast, 0.03)
+    assert (own.max_capability_loss, own.seed) == (0.03, 3)
     fixed = artefact_of(model, contrast, cheap_share=0.1, drop_share=0.01)
     again = settings_for("directed", fixed, contrast)
     assert (again.cheap_share, again.drop_share, again.max_capability_loss) == (0.1, 0.01, None)

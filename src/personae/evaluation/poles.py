@@ -103,10 +103,12 @@ def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, bud
 
     Errors: `OptionError` for an unknown method.
     """
-    if artefact is None or budget is not None:
+    if artefact is None:
         return Settings(method=method, max_capability_loss=budget).checked()
     record = artefact[contrast.positive].provenance
     shared: dict[str, Any] = {k: record.parameters[k] for k in _SHARED if record.parameters.get(k) is not None}
+    if budget is not None:
+        shared["max_capability_loss"] = budget
     settings = Settings(method=method, **shared)
     if settings.max_capability_loss is None and method == record.method == "directed":
         own = ("cheap_share", "drop_share", "sparsity", "isolated")
