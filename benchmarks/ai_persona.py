@@ -1,7 +1,7 @@
 """Power-seeking and wealth-seeking (Anthropic's lm_generated_evals): every method and control, on the test split.
 
     python -m benchmarks.ai_persona power wealth            # directed, system prompt, controls
-    python -m benchmarks.ai_persona --methods power wealth  # the other methods, at the same capability loss
+    python -m benchmarks.ai_persona power wealth --methods  # the other methods, at the same capability loss
 
 Writes benchmarks/results/ai_persona_<set>[_methods].json, one file a part, so an interrupted run goes on with the
 next part. Everything is measured in one dtype and compared with the base model in the same dtype.
@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.common import EVALS, data, machine, texts, write
@@ -60,14 +61,14 @@ def run(name: str, dtype: str) -> dict[str, Any]:
     return {**_frame(name, dtype, result), "artefact": personas, "seconds_of_discovery": round(seconds, 1)}
 
 
-def run_methods(name: str, dtype: str) -> dict[str, Any]:
+def run_methods(name: str, dtype: str, methods: Sequence[str]) -> dict[str, Any]:
     """The paper's scores and SparseGPT's, each with the largest masks that keep the same budget."""
     model, tokenizer = load_model(dtype=dtype)
     contrast = prepared(contrast_of(name))
     generic, final = texts(tokenizer)
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
     result = evaluate(
-        model, tokenizer, contrast, methods=METHODS, controls=(), system_prompt=False, session=session,
+        model, tokenizer, contrast, methods=methods, controls=(), system_prompt=False, session=session,
         capability_text=final, max_capability_loss=BUDGET, progress=bar,
     )  # fmt: skip
     return _frame(name, dtype, result)
@@ -85,12 +86,13 @@ def main() -> None:
     """Run the sets that are asked for."""
     parser = argparse.ArgumentParser(description="Power- and wealth-seeking on the default model.")
     parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
-    parser.add_argument("--methods", action="store_true", help="the other methods instead of directed and its controls")
+    parser.add_argument("--methods", nargs="*", help="these methods (none named: all) instead of directed")
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     for name in options.sets:
-        if options.methods:
-            print(write(f"ai_persona_{name}_methods", run_methods(name, options.dtype)))
+        if options.methods is not None:
+            made = run_methods(name, options.dtype, options.methods or METHODS)
+            print(write(f"ai_persona_{name}_methods", made))
         else:
             print(write(f"ai_persona_{name}", run(name, options.dtype)))
 

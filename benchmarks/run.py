@@ -14,8 +14,8 @@ PARTS = {
     "discovery_speed": ["benchmarks.discovery_speed"],
     "ai_persona_power": ["benchmarks.ai_persona", "power"],
     "ai_persona_wealth": ["benchmarks.ai_persona", "wealth"],
-    "ai_persona_power_methods": ["benchmarks.ai_persona", "--methods", "power"],
-    "ai_persona_wealth_methods": ["benchmarks.ai_persona", "--methods", "wealth"],
+    "ai_persona_power_methods": ["benchmarks.ai_persona", "power", "--methods"],
+    "ai_persona_wealth_methods": ["benchmarks.ai_persona", "wealth", "--methods"],
     "objectives": ["benchmarks.objectives"],
 }
 
