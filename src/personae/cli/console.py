@@ -100,8 +100,18 @@ def short_warnings() -> Iterator[None]:
 
 def load(model: str | None, dtype: str, device: str) -> tuple[Any, Any]:
     """Load a model with a spinner on stderr; its steps (a first use downloads) also where there is no terminal."""
-    from personae.models import load_model
+    from personae.models import is_default_model_ready, load_model
 
+    if model in {None, "default"} and not is_default_model_ready():
+        with bar("making the default model", 4) as tick:
+
+            def step(line: str) -> None:
+                tell(escape(line))
+                tick(1)
+
+            made = load_model(model, dtype=dtype, device=device, progress=step)
+            tick(1)
+            return made
     with err.status(f"loading {escape(model or 'the default model')}") as status:
 
         def show(line: str) -> None:

@@ -30,11 +30,11 @@ class Capability:
         return max(self.plain - base.plain, self.chat - base.chat)
 
 
-def capability(model: PreTrainedModel, text: GenericText) -> Capability:
+def capability(model: PreTrainedModel, text: GenericText, tick: Callable[[int], None] | None = None) -> Capability:
     """Both likelihoods under whatever the model wears now."""
     if not text.plain or not text.chat:
         raise DataError("capability needs plain text and chat answers; the generic text lacks one of them.")
-    return Capability(nll(model, text.plain), nll(model, text.chat))
+    return Capability(nll(model, text.plain, tick), nll(model, text.chat, tick))
 
 
 def largest_within(
@@ -77,6 +77,8 @@ def _next_probe(below: tuple[int, float], above: tuple[int, float] | None, aim: 
     if n == 0:
         return max(1, round(above[0] / min(max(math.pow(above[1] / aim, 1 / _POWER), 1.5), 16.0)))
     if loss <= 0:
+        return round(math.sqrt(n * above[0]))
+    if not math.isfinite(above[1]):
         return round(math.sqrt(n * above[0]))
     slope = math.log(above[0] / n) / math.log(above[1] / loss)
     guess = n * math.pow(aim / loss, slope)  # the power law through both known points

@@ -94,7 +94,8 @@ def against_base(
 
     Answers the base model gives anyway (equal texts) are left out. Errors: `DataError` when none remain.
     """
-    stop = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
+    end = end_of_turn(tokenizer)
+    stop = tokenizer(end, add_special_tokens=False)["input_ids"] if end else []
     context = context_length(model)
     room = max(context - GREEDY_TOKENS, 1) if context else None  # a longer prompt is cut from the left
     pairs: list[Pair] = []
@@ -145,7 +146,7 @@ def margin(log_probabilities: torch.Tensor) -> tuple[float, float]:
     return float(wins.mean()), float(difference.mean())
 
 
-def nll(model: PreTrainedModel, texts: Sequence[Encoded]) -> float:
+def nll(model: PreTrainedModel, texts: Sequence[Encoded], tick: Callable[[int], None] | None = None) -> float:
     """Negative log-likelihood a token, nats, over all counted tokens of the texts."""
-    sums = answer_nll(model, texts)
+    sums = answer_nll(model, texts, tick=tick)
     return float(sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from personae.errors import OptionError
 from personae.models import cache_directory, find_targets, fingerprint
 from personae.personas import Contrast, Persona, split
 from personae.runtime import check_base, wearing
-from personae.subnetwork import Artefact, CalibrationIdentity, ModelIdentity, Provenance, Subnetwork
+from personae.subnetwork import Artefact, CalibrationIdentity, Mask, ModelIdentity, Provenance, Subnetwork
 
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
 DEV_ITEMS = 96  # items of the dev part that choose between cheap shares; more costs time and decides no better
@@ -104,9 +104,10 @@ def discover(
         name=contrast.name, sha256=calibration_part.sha256, items=len(calibration_part), licence=contrast.licence,
         split=part,
     )  # fmt: skip
+    poles = [to_masks(choice.dropped) for choice in chosen]
+    both = _kept_by_both(poles, session.size)
     personas = []
-    for pole, choice in enumerate(chosen):
-        masks = to_masks(choice.dropped)
+    for pole, (choice, masks) in enumerate(zip(chosen, poles, strict=True)):
         zeros = sum(m.dropped for m in masks.values())
         personas.append(
             Subnetwork(
@@ -118,7 +119,8 @@ def discover(
                     calibration=identity,
                     seed=settings.seed,
                     sparsity=zeros / session.size,
-                    measured={**choice.measured, "seconds_of_discovery": round(seconds, 1)},
+                    sparsity_per_target={n: round(m.sparsity, 6) for n, m in masks.items()},
+                    measured={**choice.measured, **both, "seconds_of_discovery": round(seconds, 1)},
                     versions=versions(),
                     licence=contrast.licence,
                 ),
@@ -135,6 +137,14 @@ def discover(
             "generic_text": {"source": session.generic.source, "sha256": session.generic.sha256},
         },
     )
+
+
+def _kept_by_both(poles: Sequence[Mapping[str, Mask]], size: int) -> dict[str, float]:
+    """Share of target weights that both masks keep: 0 where they are disjoint, which below half sparsity none are."""
+    if len(poles) != 2:
+        return {}
+    first, second = poles
+    return {"kept_by_both": sum((first[n] & second[n]).kept for n in first) / size}
 
 
 def open_session(
@@ -210,7 +220,8 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
 def _within_budget(session: Session, settings: Settings, dev: Calibration, poles: Sequence[int]) -> list[Choice]:
     """Per pole and cheap share: the most that keeps the budget; the cheap share with the best dev margin wins."""
     text = budget_text(session.generic)
-    base = capability(session.model, text)
+    with session.progress("capability of the base model", len(text.plain) + len(text.chat)) as tick:
+        base = capability(session.model, text, tick)
     budget = settings.max_capability_loss
     assert budget is not None
     shares: Sequence[float | None] = DEFAULT_CHEAP_SHARES if settings.method == "directed" else (None,)
@@ -219,7 +230,7 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
         best: Choice | None = None
         for cheap in shares:
             family = session.family(settings, pole, cheap)
-            with session.progress(f"capability budget (pole {pole + 1}, c={cheap})", 8) as tick:
+            with session.progress(f"capability budget (pole {pole + 1}, c={cheap})", 7) as tick:
                 probe = _loss(session, family, text, base, tick)
                 number, loss = largest_within(probe, family.most, budget, start=count(FIRST_PROBE, session.size))
             dropped = family.at(number)

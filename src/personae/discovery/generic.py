@@ -267,7 +267,8 @@ def sample(
 
     ends=True stops at the end of the turn and keeps its token; the global random state is put back.
     """
-    stop = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"] if ends else []
+    closing = end_of_turn(tokenizer) if ends else ""
+    stop = tokenizer(closing, add_special_tokens=False)["input_ids"] if closing else []
     stop_ids = [stop[0]] if len(stop) == 1 else []
     result: list[Encoded] = []
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):

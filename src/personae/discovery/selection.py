@@ -39,7 +39,7 @@ def drop_lowest(scores: Scores, share: float, scope: str = "row", ties: Scores |
         raise OptionError(f"unknown selection scope {scope!r}: choose {', '.join(SCOPES)}.")
     if scope == "global":
         return _drop_global(scores, share, ties)
-    return drop_ranked(scores, rank_lines(scores, scope, ties), share)
+    return drop_ranked(scores, rank_lines(scores, scope, ties), share, ties)
 
 
 def rank_lines(scores: Scores, scope: str, ties: Scores | None = None) -> dict[str, torch.Tensor]:
@@ -53,11 +53,11 @@ def rank_lines(scores: Scores, scope: str, ties: Scores | None = None) -> dict[s
     return ranks
 
 
-def drop_ranked(scores: Scores, ranks: Mapping[str, torch.Tensor], share: float) -> Dropped:
+def drop_ranked(scores: Scores, ranks: Mapping[str, torch.Tensor], share: float, ties: Scores | None = None) -> Dropped:
     """Drop, in each target, round(share·size) weights: the floor in every line, the rest where it costs least.
 
     Each line drops its floor(share·length) lowest; the weights still missing are one more in the lines
-    whose next score is lowest (equal scores: the earlier line).
+    whose next score is lowest (equal scores: by the tie-breaker, then the earlier line).
     """
     dropped: Dropped = {}
     for name, rank_in_line in ranks.items():
@@ -68,7 +68,9 @@ def drop_ranked(scores: Scores, ranks: Mapping[str, torch.Tensor], share: float)
         if missing > 0:
             following = rank_in_line == each  # one a line
             score = scores[name].reshape(lines, length)[following]
-            mask[following.nonzero()[score.argsort(stable=True)[:missing]].unbind(1)] = True
+            tie = ties[name].reshape(lines, length)[following] if ties is not None else None
+            cheapest = _order(score[None], None if tie is None else tie[None])[0, :missing]
+            mask[following.nonzero()[cheapest].unbind(1)] = True
         dropped[name] = mask.reshape(scores[name].shape)
     return dropped
 

@@ -6,16 +6,25 @@ control differs from a method in its score and in nothing else.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.discovery import scores
-from personae.discovery.attribution import Gradients, WeightedQuestion, attribute, squared_gradients
+from personae.discovery.attribution import (
+    ATTRIBUTION_BATCH_TOKENS,
+    Gradients,
+    WeightedQuestion,
+    attribute,
+    squared_gradients,
+)
 from personae.discovery.calibration import Calibration, mean_log_probabilities
 from personae.discovery.generic import GenericText
 from personae.discovery.progress import Progress, silent
@@ -114,7 +123,7 @@ class Session:
     def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
         checkpoint = None
         if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint.folder, [self.checkpoint.key, title, len(questions)])
+            checkpoint = Checkpoint(self.checkpoint.folder, [self.checkpoint.key, title, _hash_of(questions)])
         with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
@@ -167,7 +176,7 @@ class Session:
                 return self._completed(drop_lowest(keep, number / size, "global", ties))
             if "ranks" not in ranked:  # sorted once, however many numbers are tried
                 ranked["ranks"] = rank_lines(keep, settings.selection, ties)
-            return self._completed(drop_ranked(keep, ranked["ranks"], number / size))
+            return self._completed(drop_ranked(keep, ranked["ranks"], number / size, ties))
 
         return Family(at, count(0.95, size), size)
 
@@ -270,12 +279,19 @@ class Family:
     size: int
 
 
+def _hash_of(questions: list[WeightedQuestion]) -> str:
+    """Hash of everything that decides the sums and their batches: token ids, weights, batch size, versions."""
+    body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
+    frame = [body, ATTRIBUTION_BATCH_TOKENS, torch.__version__, transformers.__version__]
+    return hashlib.sha256(json.dumps(frame).encode()).hexdigest()
+
+
 def _warn_of(unreached: set[str], text: str) -> None:
     if unreached:
         names = sorted(unreached)
         warnings.warn(
             f"no token of the {text} reached {len(names)} expert matrices; they keep all their weights: "
-            f"{', '.join(names[:6])}{', …' if len(names) > 6 else ''}", stacklevel=4,
+            f"{', '.join(names)}", stacklevel=4,
         )  # fmt: skip
 
 

@@ -41,7 +41,8 @@ class Bench:
 
     def likelihoods(self, title: str) -> Capability:
         """Both capability texts under whatever the model wears now. Errors: `ModelError` on nan or infinity."""
-        found = capability(self.model, self.text.generic)
+        with self.progress(f"capability: {title}", len(self.text.plain) + len(self.text.chat)) as tick:
+            found = capability(self.model, self.text.generic, tick)
         if not (math.isfinite(found.plain) and math.isfinite(found.chat)):
             raise ModelError(
                 f"{title}: the likelihood of the capability text is no finite number; load the model in float32."

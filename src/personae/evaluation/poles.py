@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from personae.discovery import DEFAULT_BUDGET, METHODS, Calibration, Session, Settings, choose, to_masks
-from personae.errors import UnknownPersonaError
+from personae.errors import DataError, UnknownPersonaError
 from personae.models import Target
 from personae.personas import Contrast, split
 from personae.personas.split import normalised
@@ -22,7 +22,6 @@ Masks = Mapping[str, Mask]
 
 # What a method of this list may take over from an artefact's own parameters.
 _SHARED = (
-    "selection",
     "statistic",
     "phi",
     "tokens",
@@ -107,6 +106,8 @@ def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, bud
         return Settings(method=method, max_capability_loss=budget).checked()
     record = artefact[contrast.positive].provenance
     shared: dict[str, Any] = {k: record.parameters[k] for k in _SHARED if record.parameters.get(k) is not None}
+    if method != "directed" and record.parameters.get("selection"):
+        shared["selection"] = record.parameters["selection"]
     if budget is not None:
         shared["max_capability_loss"] = budget
     settings = Settings(method=method, **shared)
@@ -163,7 +164,10 @@ def overlap_warning(
         seed = _seed_of(identity, split_seed)
         if seed is None:
             continue
-        parts = split(whole, seed=seed)
+        try:
+            parts = split(whole, seed=seed)
+        except DataError:  # too small to split, so it was not split when it calibrated either
+            continue
         if identity.sha256 == parts.calibration.sha256:
             unread = {normalised(p) for p in parts.test.prompts}
             read = sum(normalised(p) not in unread for p in test.prompts)

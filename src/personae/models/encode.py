@@ -46,6 +46,8 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
 
     The tokenizer's end-of-text token where the template writes nothing there.
     """
+    if getattr(tokenizer, "chat_template", None) is None:
+        return str(tokenizer.eos_token or "")
     opened = render_prompt(tokenizer, "?")
     whole = _template(
         tokenizer,

@@ -18,6 +18,7 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -112,8 +113,15 @@ def _is_matrix(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
+def _is_router(path: str) -> bool:
+    parts = path.split(".")
+    return parts[-1] in _ROUTER_NAMES or "router" in parts
+
+
 def _fused(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The three-dimensional parameters (experts, rows, columns) a module itself holds."""
+    """The three-dimensional parameters (experts, rows, columns) a module itself holds; convolutions are no experts."""
+    if isinstance(module, _ConvNd):
+        return []
     return [(n, p) for n, p in module.named_parameters(recurse=False) if p.ndim == 3]
 
 
@@ -122,7 +130,7 @@ def _block_targets(model: nn.Module, block_name: str, block: nn.Module, index: i
     names = _checkpoint_windows(model, block_name, block)
     for path, module in block.named_modules():
         full = f"{block_name}.{path}" if path else block_name
-        if _is_matrix(module) and path.rsplit(".", 1)[-1] not in _ROUTER_NAMES:
+        if _is_matrix(module) and not _is_router(path):
             parameter = module.weight
             assert isinstance(parameter, nn.Parameter)
             rows, columns = parameter.shape

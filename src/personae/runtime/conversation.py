@@ -72,7 +72,7 @@ class Conversation:
                 for piece in stream:
                     pieces.append(piece)
                     yield piece
-            except GeneratorExit:  # the reader has had enough: what it read was said
+            except (GeneratorExit, KeyboardInterrupt):  # the reader has had enough: what it read was said
                 if pieces:
                     self._remember(text, pieces)
                 raise

@@ -1,7 +1,7 @@
 """Where a subnetwork comes from: the model, the text, the method and what was measured.
 
 Plain frozen records that go into the file as JSON. None of them holds a time unless the caller gives one,
-so the same discovery always writes the same bytes.
+so the same discovery writes the same bytes, but for the seconds it took (`measured`).
 """
 
 from __future__ import annotations
