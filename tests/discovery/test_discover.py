@@ -418,3 +418,14 @@ def test_generic_text_is_sampled_when_none_is_given(
     assert artefact.metadata["generic_text"]["source"] == "sampled from the model"  # type: ignore[index, call-overload]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert len(list((own_cache / "generic").iterdir())) == 1
+
+
+def test_a_tokenizer_without_a_chat_template_works_from_sampling_to_masks(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONAE_CACHE", str(tmp_path))
+    model, tokenizer = tiny_model("gpt2", template=False)
+    artefact = run(model, tokenizer, generic=None, cheap_share=0.3, drop_share=0.01)
+    first = artefact.personas[artefact.names[0]].provenance
+    assert 0 < first.measured["kept_by_both"] < 1
+    assert set(first.sparsity_per_target) == set(artefact.model.targets)

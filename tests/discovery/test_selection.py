@@ -159,3 +159,10 @@ def test_bad_scopes_and_groups() -> None:
         drop_n_of_m({"a": torch.zeros(2, 8)}, 4, 4)
     with pytest.raises(OptionError, match=r"a\.weight has 6 inputs, no multiple of 4"):
         drop_n_of_m({"a.weight": torch.zeros(2, 6)}, 2, 4)
+
+
+def test_what_rows_have_left_over_goes_by_the_tie_breaker_and_not_by_index() -> None:
+    scores = {"w": torch.zeros(4, 10)}  # all scores tie, as with relu
+    ties = {"w": torch.arange(40.0).reshape(4, 10).flip(0)}
+    dropped = drop_lowest(scores, 0.05, "row", ties)["w"]  # two of forty weights, none a row by the floor
+    assert dropped.nonzero().tolist() == [[2, 0], [3, 0]]

@@ -240,3 +240,19 @@ def test_positions_that_are_no_regular_window_are_not_read_as_one() -> None:
     regular = torch.arange(12).view(3, 4)[:, 1:3]
     assert targets_module._read_window("w", regular) == ("w", (3, 2), (4, 1), 1)
     assert targets_module._read_window("w", regular[[0, 2, 1]]) is None
+
+
+class _Mixed(nn.Module):
+    """A block of a recurrent hybrid: a depthwise convolution, a router of two parts, one real matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3, groups=4)
+        self.router = nn.ModuleDict({"layer": nn.Linear(4, 2)})
+        self.up_proj = nn.Linear(4, 6)
+
+
+def test_convolutions_and_routers_are_no_targets() -> None:
+    model = nn.Module()
+    model.layers = nn.ModuleList([_Mixed(), _Mixed()])
+    assert [t.name for t in find_targets(model)] == ["layers.0.up_proj.weight", "layers.1.up_proj.weight"]

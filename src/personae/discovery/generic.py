@@ -67,9 +67,16 @@ class GenericText:
 def windows(
     tokenizer: PreTrainedTokenizerBase, text: str, *, size: int = WINDOW, limit: int | None = None
 ) -> tuple[Encoded, ...]:
-    """Plain text cut into windows of `size` tokens; a last piece shorter than half a window is left out."""
+    """Plain text cut into windows of `size` tokens; a last piece shorter than half a window is left out.
+
+    Every window begins with the begin-of-text token where the tokenizer writes one: models that were trained
+    with it are lost without it.
+    """
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+    empty = tokenizer("")["input_ids"]
+    lead = empty[:1] if empty and empty[0] == tokenizer.bos_token_id else []
+    step = size - len(lead)
+    pieces = [lead + ids[i : i + step] for i in range(0, len(ids), step)]
     whole = [p for p in pieces if len(p) >= min(size // 2, len(ids))]
     return tuple(Encoded((), tuple(p)) for p in whole[:limit] if len(p) > 1)
 
@@ -123,7 +130,7 @@ def read_generic(
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read generic text from {path}: {error}.") from error
         if path.suffix not in {".jsonl", ".ndjson"}:
-            plain = windows(tokenizer, text)
+            plain = windows(tokenizer, text, size=min(WINDOW, context or WINDOW))
             if not plain:
                 raise DataError(f"{path} holds no text.")
             return plain, ()
@@ -140,7 +147,7 @@ def read_generic(
             lines.append(row["text"])
         else:
             raise DataError(f'{where}: expected "text", or "prompt" and "answer"; found {sorted(row)}.')
-    plain = windows(tokenizer, "\n".join(lines)) if lines else ()
+    plain = windows(tokenizer, "\n".join(lines), size=min(WINDOW, context or WINDOW)) if lines else ()
     if not plain and not chat:
         raise DataError(f"{source} holds no text.")
     return plain, tuple(chat)
