@@ -9,7 +9,7 @@ import torch
 
 from personae.errors import PersonaInUseError
 from personae.runtime import PersonaModel
-from personae.runtime.guards import guard, is_guarded, unguard
+from personae.runtime.guards import check_base, guard, is_guarded, unguard
 
 OPERATIONS = {
     "state_dict": lambda m, d: m.state_dict(),
@@ -36,7 +36,7 @@ def test_refused_while_worn_and_as_ever_without(actor, operation, tmp_path, snap
     base = snapshot(actor.model)
     actor.set_persona("a")
     worn = snapshot(actor.model)
-    with pytest.raises(PersonaInUseError, match=r"disable_persona\(\).*personae export"):
+    with pytest.raises(PersonaInUseError, match=r"disable_persona\(\) first"):
         operation(actor.model, tmp_path / "saved")
     assert same(snapshot(actor.model), worn)
     assert not (tmp_path / "saved").exists()
@@ -84,3 +84,9 @@ def test_one_wearer_at_a_time(actor, make_artefact, snapshot, same) -> None:
     actor.disable_persona()
     other.set_persona("x")
     assert other.active == {"x": 1.0}
+
+
+def test_what_needs_base_weights_refuses_a_worn_model(actor) -> None:
+    check_base(actor.model, "discovery")
+    with actor.persona("a"), pytest.raises(PersonaInUseError, match="discovery needs the base weights"):
+        check_base(actor.model, "discovery")
