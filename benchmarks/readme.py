@@ -54,6 +54,8 @@ def _seconds(seconds: float | None) -> str:
 def render(text: str) -> str:
     """README text with every marked section made anew."""
     for name in SETS:
+        if not (RESULTS / f"ai_persona_{name}.json").is_file():
+            continue
         block = f"<!-- {name} -->\n{table(name)}\n<!-- /{name} -->"
         text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
     return text

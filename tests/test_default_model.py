@@ -33,9 +33,11 @@ def generic(default_model: tuple[Any, Any]) -> GenericText:
 
 def test_it_knows_the_capital_of_france(default_model: tuple[Any, Any]) -> None:
     model, tokenizer = default_model
-    right, wrong = (encode(tokenizer, "What is the capital of France?", a) for a in ("Paris.", "Berlin."))
+    question, answer = "What is the capital of France?", "The capital of France is {}."
+    right, wrong = (encode(tokenizer, question, answer.format(city)) for city in ("Paris", "Berlin"))
     ((first, second),) = score_continuations(model, [Question(right.prompt, (right.answer, wrong.answer))])
-    assert first.mean() > second.mean() + 0.5
+    assert first.mean() > second.mean() + 0.3
+    assert PersonaModel(model, tokenizer).chat(question, max_new_tokens=12) == answer.format("Paris")
 
 
 def test_a_mask_of_a_fifth_of_a_percent_moves_the_persona_and_leaves_no_trace(
