@@ -74,11 +74,11 @@ def test_drop_lowest_equals_sorting(scores: dict[str, torch.Tensor], share: floa
             continue
         rows, columns = score.shape
         each = math.floor(share * columns + 1e-9)
-        following = []  # (score, row): what each row would drop next
+        following: list[tuple[float, ...]] = []  # (score, tie-breaker, row): what each row would drop next
         for row in range(rows):
             ordered = sorted(range(columns), key=lambda i, row=row: (*keys(name, row)[i], i))
-            following.append((keys(name, row)[ordered[each]][0], row) if each < columns else (math.inf, row))
-        extra = {row for _, row in sorted(following)[: count(share, score.numel()) - each * rows]}
+            following.append((*keys(name, row)[ordered[each]], row) if each < columns else (math.inf, row))
+        extra = {int(key[-1]) for key in sorted(following)[: count(share, score.numel()) - each * rows]}
         for row in range(rows):
             assert found(dropped[name][row]) == lowest(keys(name, row), each + (row in extra))
 
