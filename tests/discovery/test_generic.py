@@ -179,9 +179,28 @@ def test_a_text_file_gives_plain_windows(tiny_model: TinyModel, tmp_path: Path) 
     path = tmp_path / "book.txt"
     path.write_text("It was late in the whole house, and long after tea. " * 60, encoding="utf-8")
     text = sampled(model, tokenizer, source=path)
-    assert text.plain == windows(tokenizer, path.read_text())[:4]
+    assert text.plain == windows(tokenizer, path.read_text(), size=24)[:4]
     assert len(text.chat) == 4
     assert text.source == f"{path}; the rest sampled from the model"
+
+
+def test_a_window_is_no_longer_than_the_context_and_begins_as_the_tokenizer_begins(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    _, tokenizer = tiny_model("llama")
+    path = tmp_path / "book.txt"
+    path.write_text("It was late in the whole house. " * 20, encoding="utf-8")
+    plain, _ = generic.read_generic(tokenizer, path, context=10)
+    assert {len(e.answer) for e in plain[:-1]} == {10}
+
+    class Marked:
+        bos_token_id = 2
+
+        def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [2] * add_special_tokens + [ord(c) for c in text]}
+
+    made = windows(Marked(), "abcdef", size=4)  # type: ignore[arg-type]
+    assert [e.answer for e in made] == [(2, 97, 98, 99), (2, 100, 101, 102)]
 
 
 def test_a_jsonl_gives_either_kind(tiny_model: TinyModel, tmp_path: Path) -> None:
