@@ -7,7 +7,7 @@ attribution_over_forward: the attribution pass over a plain forward of the same 
 blocks without the head on both sides: the head is replaced by a narrow one (64 outputs) for both.
 shared_prompt_speedup: scoring two answers a question with the prompt encoded once, against each answer alone, head
 included. memory.*: peak resident memory above the process after imports, over the model's bytes, each in a process
-of its own that loads the model, runs the pass on 64 pairs, and ends.
+of its own that loads the model, runs the pass on 32 pairs, and ends.
 Ratios are medians over alternated repetitions; the spread is in the file.
 """
 
@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PAIRS = 64
-REPEATS = 5
+PAIRS = 32
+REPEATS = 3
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def load() -> tuple[Any, Any, Any]:
-    """The default model, its targets, and 64 built-in pairs as token ids."""
+    """The default model, its targets, and 32 built-in pairs as token ids."""
     from personae import find_targets, load_contrast, load_model
     from personae.discovery import encode_contrast
 

@@ -20,7 +20,7 @@ from personae.discovery.resume import Checkpoint
 from personae.errors import DataError
 from personae.models import Encoded, Question, Target, continuation_batches
 
-ATTRIBUTION_BATCH_TOKENS = 512
+ATTRIBUTION_BATCH_TOKENS = 128  # activations of a larger batch outweigh the model itself; see docs/experiments.md
 
 Gradients = dict[str, torch.Tensor]  # by target name, (out, in) float32
 
@@ -90,6 +90,17 @@ def attribute(
     if checkpoint:
         checkpoint.clear()
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+
+
+def _parts(weighted: WeightedQuestion, batch_tokens: int) -> list[WeightedQuestion]:
+    """A question too long for a batch goes answer by answer: activations, not prompts, are what memory is short of."""
+    question = weighted.question
+    if len(question.prompt) + sum(len(a) for a in question.answers) <= batch_tokens:
+        return [weighted]
+    return [
+        WeightedQuestion(Question(question.prompt, (answer,)), (weight,))
+        for answer, weight in zip(question.answers, weighted.weights, strict=True)
+    ]
 
 
 def squared_gradients(
