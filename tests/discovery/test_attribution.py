@@ -265,6 +265,70 @@ def test_a_killed_pass_goes_on_where_it_was(tiny_model: TinyModel, tmp_path: Pat
     assert len(calls) == batches
 
 
+@pytest.mark.parametrize("squared", [False, True])
+def test_a_whole_pass_is_kept_until_its_caller_clears_it(tiny_model: TinyModel, tmp_path: Path, squared: bool) -> None:
+    """So that a kill in a later pass does not lose it."""
+    model, _ = tiny_model("llama")
+    questions, targets = weighted(4), find_targets(model)
+    texts = [Encoded(q.question.prompt, q.question.answers[0]) for q in questions]
+
+    def run(tick: Any = None) -> dict[str, torch.Tensor]:
+        kept = Checkpoint(tmp_path, "key", every=0.0)
+        if squared:
+            return squared_gradients(model, targets, texts, checkpoint=kept, tick=tick)
+        return attribute(model, targets, questions, checkpoint=kept, tick=tick)
+
+    first = run()
+    calls = forwards(model)
+    ticks: list[int] = []
+    again = run(ticks.append)
+    assert calls == []
+    assert sum(ticks) == len(questions)
+    assert all(torch.equal(again[n], first[n]) for n in first)
+
+
+def test_a_killed_price_goes_on_where_it_was(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model, _ = tiny_model("llama")
+    targets = find_targets(model)
+    texts = [Encoded(q.question.prompt, q.question.answers[0]) for q in weighted(5)]
+    whole = squared_gradients(model, targets, texts)
+    ticks: list[int] = []
+
+    def tick(done: int) -> None:
+        ticks.append(done)
+        if len(ticks) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        squared_gradients(model, targets, texts, checkpoint=Checkpoint(tmp_path, "key", every=0.0), tick=tick)
+    rest: list[int] = []
+    kept = Checkpoint(tmp_path, "key")
+    resumed = squared_gradients(model, targets, texts, checkpoint=kept, tick=rest.append)
+    assert rest == [2, 1, 1, 1]
+    assert all(torch.equal(resumed[n], whole[n]) for n in whole)
+
+
+def test_a_weight_used_twice_and_by_name_counts_both_times() -> None:
+    """Products add themselves to the sums; a use that is no product comes through autograd, and none comes twice."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.inner(self.inner(x)) * self.inner.weight.sum()).sum()
+
+    torch.manual_seed(0)
+    module, x = Twice(), torch.randn(5, 3)
+    (expected,) = torch.autograd.grad(module(x), [module.inner.weight])
+    target = Target("w", "inner", module.inner, module.inner.weight, (3, 3), (3, 1), 0, 0, "mlp")
+    with gradients_on(module, [target]) as sums:
+        module(x).backward()
+        module(x).backward()
+    assert torch.allclose(sums[id(module.inner.weight)], 2 * expected, rtol=1e-5)
+
+
 def test_sums_that_lack_a_parameter_are_gone_on_with(tiny_model: TinyModel, tmp_path: Path) -> None:
     model, _ = tiny_model("llama")
     questions, targets = weighted(3), find_targets(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -108,6 +109,28 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     kept.save(1, SUMS)
     kept.clear()
     assert kept.load() is None
+
+
+def test_a_quick_pass_is_not_kept(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path, "key", every=60.0)
+    kept.save(1, SUMS)
+    kept.finish(2, SUMS)
+    assert list(tmp_path.iterdir()) == []
+    kept.started -= 61
+    kept.finish(2, SUMS)
+    assert kept.load() is not None
+
+
+def test_what_nobody_came_back_for_is_swept(tmp_path: Path) -> None:
+    old, new, foreign = tmp_path / "old.safetensors", tmp_path / "new.tmp", tmp_path / "notes.txt"
+    long_ago = time.time() - resume.STALE - 60
+    for path in (old, new, foreign, tmp_path / "old.tmp"):
+        path.write_bytes(b"x")
+        if path != new:
+            os.utime(path, (long_ago, long_ago))
+    resume.sweep(tmp_path)
+    resume.sweep(tmp_path / "absent")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new.tmp", "notes.txt"]
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan"])

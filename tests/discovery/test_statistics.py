@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from discovery_data import random_texts
-from personae.discovery import InputStatistics, collect_statistics, merge, site
+from personae.discovery import Checkpoint, InputStatistics, collect_statistics, merge, site
 from personae.discovery.statistics import Statistics, reduce_rows
 from personae.errors import DataError, OptionError
 from personae.models import Encoded, Target, find_targets
@@ -259,3 +261,36 @@ def test_rows_that_cannot_be_matched_to_tokens_are_refused(tiny_model: TinyModel
             collect_statistics(model, targets, random_texts(1))
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+@pytest.mark.parametrize("gram", [False, True])
+def test_a_killed_pass_goes_on_where_it_was(tiny_model: TinyModel, tmp_path: Path, name: str, gram: bool) -> None:
+    model, _ = tiny_model(name)
+    targets, texts = find_targets(model), random_texts(6)
+
+    def run(checkpoint: Checkpoint | None, tick: Callable[[int], None] | None = None) -> Statistics:
+        return collect_statistics(model, targets, texts, batch_tokens=1, gram=gram, checkpoint=checkpoint, tick=tick)
+
+    ticks: list[int] = []
+
+    def kill(done: int) -> None:
+        ticks.append(done)
+        if len(ticks) == 4:
+            raise KeyboardInterrupt
+
+    whole = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(Checkpoint(tmp_path, "key", every=0.0), kill)
+    rest: list[int] = []
+    resumed = run(Checkpoint(tmp_path, "key"), rest.append)
+    assert rest == [3, 1, 1, 1]  # the batch in which it was killed counts as not done
+    assert resumed.keys() == whole.keys()
+    for key, one in whole.items():
+        for field in dataclasses.fields(one):
+            found, expected = getattr(resumed[key], field.name), getattr(one, field.name)
+            if isinstance(expected, torch.Tensor):
+                assert torch.equal(found, expected)
+                assert found.dtype == expected.dtype
+            else:
+                assert found == expected

@@ -82,9 +82,11 @@ def evaluate(
             lm, tokenizer, data, made, methods=tuple(method or ()),
             controls=tuple(control) if control else ("random", "magnitude", "generic", "opposite"),
             match=tuple(match or ("sparsity",)), split_seed=None if all_items else split_seed,
-            random_seeds=random_seeds, max_capability_loss=max_capability_loss, session=session, capability_text=text, resamples=resamples, seed=seed,
-            allow_other_weights=allow_other_weights, progress=bar,
+            random_seeds=random_seeds, max_capability_loss=max_capability_loss, session=session,
+            capability_text=text, resamples=resamples, seed=seed, allow_other_weights=allow_other_weights, progress=bar,
         )  # fmt: skip
+        if session is not None:
+            session.forget()
         if output is not None:
             write_text(output, json_text(to_dict(result)))
     if as_json:

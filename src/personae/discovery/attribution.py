@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from personae.discovery.resume import Checkpoint
 from personae.errors import DataError
@@ -46,7 +47,8 @@ def attribute(
     """g = ∂/∂W Σ_q Σ_a c_qa · mean_t log p(a_t | x_q, a_<t), for every target, on the CPU in float32.
 
     Memory: one float32 copy of the targets besides the model, and the activations of one batch. With a
-    `checkpoint` the sums are kept now and then, and a killed pass goes on where it was.
+    `checkpoint` the sums are kept now and then, and a killed pass goes on where it was; those of a whole pass
+    are kept until its caller clears them.
     """
     if not questions:
         raise DataError("no questions to attribute.")
@@ -54,14 +56,9 @@ def attribute(
     largest = max((abs(w) for q in questions for w in q.weights), default=0.0)
     scale = 2.0 ** -math.floor(math.log2(largest)) if largest else 1.0
     batch_weights = [[w * scale for w in q.weights] for q in questions]
-    kept = checkpoint.load() if checkpoint else None
-    done = kept[0] if kept else 0
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
-        if kept:
-            stored = {id(t.parameter): t.parameter for t in targets}
-            # what had no gradient yet (an expert no token had reached) is not among the kept sums
-            buffers.update({k: kept[1][names[k]].to(p.device) for k, p in stored.items() if names[k] in kept[1]})
+        done = _restore(buffers, checkpoint, targets, names)
         batches = continuation_batches(
             model,
             [q.question for q in questions],
@@ -85,22 +82,11 @@ def attribute(
             done += 1
             if checkpoint and checkpoint.due():
                 checkpoint.save(done, {names[key]: b for key, b in buffers.items()})
+        if checkpoint:
+            checkpoint.finish(done, {names[key]: b for key, b in buffers.items()})
     for buffer in buffers.values():
         buffer.div_(scale)
-    if checkpoint:
-        checkpoint.clear()
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
-
-
-def _parts(weighted: WeightedQuestion, batch_tokens: int) -> list[WeightedQuestion]:
-    """A question too long for a batch goes answer by answer: activations, not prompts, are what memory is short of."""
-    question = weighted.question
-    if len(question.prompt) + sum(len(a) for a in question.answers) <= batch_tokens:
-        return [weighted]
-    return [
-        WeightedQuestion(Question(question.prompt, (answer,)), (weight,))
-        for answer, weight in zip(question.answers, weighted.weights, strict=True)
-    ]
 
 
 def squared_gradients(
@@ -109,6 +95,7 @@ def squared_gradients(
     texts: Sequence[Encoded],
     *,
     tick: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Gradients:
     """The diagonal empirical Fisher F = mean over texts of (∂ log p(text)/∂W)² / tokens, (out, in) float32.
 
@@ -117,15 +104,37 @@ def squared_gradients(
     """
     if not texts:
         raise DataError("no texts to take squared gradients on.")
+    names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets, squared=True) as buffers:
-        for text in texts:
+        done = _restore(buffers, checkpoint, targets, names)
+        if tick and done:
+            tick(done)
+        for number, text in enumerate(texts[done:], start=done + 1):
             # Plain text has no prompt: its first token is one.
             question = Question(text.prompt or text.answer[:1], (text.answer if text.prompt else text.answer[1:],))
             ((_, ((values,),)),) = continuation_batches(model, [question])
             (values.sum() / math.sqrt(len(values) * len(texts))).backward()  # type: ignore[no-untyped-call]
             if tick:
                 tick(1)
+            if checkpoint and checkpoint.due():
+                checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
+        if checkpoint:
+            checkpoint.finish(len(texts), {names[key]: b for key, b in buffers.items()})
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+
+
+def _restore(
+    buffers: dict[int, torch.Tensor], checkpoint: Checkpoint | None, targets: Sequence[Target], names: dict[int, str]
+) -> int:
+    """Kept sums into `buffers`; returns how many batches are in them."""
+    kept = checkpoint.load() if checkpoint else None
+    if kept is None:
+        return 0
+    done, sums = kept
+    stored = {id(t.parameter): t.parameter for t in targets}
+    # what had no gradient yet (an expert no token had reached) is not among the kept sums
+    buffers.update({k: sums[names[k]].to(p.device) for k, p in stored.items() if names[k] in sums})
+    return done
 
 
 @contextlib.contextmanager
@@ -134,25 +143,20 @@ def gradients_on(
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Gradients on for the targets alone; yields float32 sums (of squares) by id of the stored parameter.
 
-    Whatever required a gradient before, does so again afterwards, and `.grad` is left as it was found.
+    Whatever required a gradient before, does so again afterwards, and `.grad` is left as it was found. Plain
+    Linear products add to the sums inside their own backward step (`_AddingLinear`); whatever else a weight
+    goes through (Conv1D, experts, an architecture's own use of it) reaches them through autograd.
     """
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     stored = {id(t.parameter): t.parameter for t in targets}
-    buffers: dict[int, torch.Tensor] = {}
+    sums = _Sums(squared)
     handles = []
 
     def accumulate(parameter: torch.Tensor) -> None:
-        # float32 whatever the model's dtype: a sum of thousands of bfloat16 gradients loses its tail
         gradient = parameter.grad
-        assert gradient is not None
-        if id(parameter) not in buffers:
-            buffers[id(parameter)] = (gradient.float() ** 2 if squared else gradient.float()).contiguous()
-        elif squared:
-            wide = gradient.float()
-            buffers[id(parameter)].addcmul_(wide, wide)
-        else:
-            buffers[id(parameter)] += gradient
-        parameter.grad = None
+        if gradient is not None:  # None: all its products have added themselves
+            sums.add(parameter, gradient)
+            parameter.grad = None
 
     try:
         for parameter, _, _ in before:
@@ -162,14 +166,84 @@ def gradients_on(
             parameter.requires_grad_(True)
             register: Any = parameter.register_post_accumulate_grad_hook  # untyped in torch
             handles.append(register(accumulate))
-        with torch.enable_grad():
-            yield buffers
+        # Squares are taken of a text's whole gradient, so there a product alone must not be added.
+        products = contextlib.nullcontext() if squared else _AddingProducts(stored, sums)
+        with torch.enable_grad(), products:
+            yield sums.buffers
         for key, parameter in stored.items():  # an expert no token reached has no gradient: zero
-            if key not in buffers:
-                buffers[key] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+            if key not in sums.buffers:
+                sums.buffers[key] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
     finally:
         for handle in handles:
             handle.remove()
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)
             parameter.grad = gradient
+
+
+@dataclass(slots=True)
+class _Sums:
+    """float32 sums by id of the stored parameter, whatever the model's dtype: a sum of thousands of bfloat16
+    gradients loses its tail. Squared: each gradient that is added is squared first."""
+
+    squared: bool
+    buffers: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Add one backward pass's whole gradient of a parameter."""
+        buffer = self.buffers.get(id(parameter))
+        wide = gradient.float()
+        if buffer is None:
+            self.buffers[id(parameter)] = (wide**2 if self.squared else wide).contiguous()
+        elif self.squared:
+            buffer.addcmul_(wide, wide)
+        else:
+            buffer += wide
+
+    def add_product(self, parameter: torch.Tensor, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
+        """Add gradientᵀ·inputs, (out, n)·(n, in), without a tensor in between where the dtype allows it."""
+        buffer = self.buffers.get(id(parameter))
+        if buffer is None or buffer.dtype != gradient.dtype:
+            self.add(parameter, gradient.T @ inputs)
+        else:
+            buffer.addmm_(gradient.T, inputs)
+
+
+class _AddingLinear(torch.autograd.Function):
+    """y = x·Wᵀ + b, whose backward step adds yᵍᵀ·x to the sums instead of handing autograd a gradient of W.
+
+    Autograd would write each batch's gradient and then add it: two more passes over memory, which for short
+    batches cost as much as the product itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sums: _Sums
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.sums = weight, sums
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        (gradient,), (x,) = gradients, ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        ctx.sums.add_product(ctx.weight, flat, x.reshape(-1, x.shape[-1]))
+        return (gradient @ ctx.weight if ctx.needs_input_grad[0] else None), None, None, None
+
+
+class _AddingProducts(TorchFunctionMode):
+    """Sends `linear(x, W)` with a target W through `_AddingLinear`, whoever calls it."""
+
+    def __init__(self, stored: Mapping[int, torch.Tensor], sums: _Sums) -> None:
+        super().__init__()
+        self.stored, self.sums = stored, sums
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.linear and len(args) > 1 and id(args[1]) in self.stored and torch.is_grad_enabled():
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            return _AddingLinear.apply(args[0], args[1], bias, self.sums)  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)

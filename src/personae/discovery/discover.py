@@ -32,7 +32,7 @@ from personae.discovery.calibration import (
 )
 from personae.discovery.generic import GenericText, generic_text
 from personae.discovery.progress import Progress, silent
-from personae.discovery.resume import Checkpoint
+from personae.discovery.resume import Checkpoint, sweep
 from personae.discovery.selection import Dropped, count
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_CHEAP_SHARES, Settings
@@ -128,6 +128,7 @@ def discover(
                 system_prompt=(contrast.positive_prompt, contrast.negative_prompt)[pole],
             )
         )
+    session.forget()
     return Artefact(
         model=model_identity(model, session),
         personas={p.name: p for p in personas},
@@ -175,7 +176,9 @@ def open_session(
             [t.name for t in found],
             personae.__version__,
         ]
-        checkpoint = Checkpoint(cache_directory() / "resume", key)
+        folder = cache_directory() / "resume"
+        sweep(folder)
+        checkpoint = Checkpoint(folder, key)
     return Session(model, tokenizer, found, encoded, generic, tokens, checkpoint, progress)
 
 

@@ -1,7 +1,7 @@
 """A calibration that was killed goes on where it was: sums and place are kept on disk now and then.
 
-One safetensors file and one JSON line, replaced together by one rename, under the hash of everything the sums
-depend on. Removed when the calibration is whole.
+One safetensors file a pass, replaced by one rename, under the hash of everything the sums depend on. The sums
+of a whole pass stay until the artefact is made, so a kill in a later pass loses none of the earlier ones.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def _interval() -> float:
 
 
 SLOW_WRITE = 1.0  # seconds
+STALE = 3 * 24 * 3600.0  # seconds after which nobody comes back for a killed calibration
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Checkpoint:
     key: object
     every: float = field(default_factory=_interval)  # seconds between two writes, at least
     last: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def path(self) -> Path:
@@ -86,7 +88,23 @@ class Checkpoint:
             if self.last - started > SLOW_WRITE:  # a large model: no more than a tenth of the time goes there
                 self.every = max(self.every, 10 * (self.last - started))
 
+    def finish(self, done: int, sums: Mapping[str, torch.Tensor]) -> None:
+        """The pass is whole: keep its sums if they took longer than the interval, else nothing."""
+        if time.monotonic() - self.started >= self.every:
+            self.save(done, sums)
+        else:
+            self.clear()
+
     def clear(self) -> None:
-        """The calibration is whole: nothing to resume."""
+        """Nothing to resume."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed calibrations left and nobody came back for (gradients are as large as the model)."""
+    for left in folder.glob("*"):
+        if left.suffix in {".tmp", ".safetensors"}:
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > STALE:
+                    left.unlink()

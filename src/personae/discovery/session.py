@@ -56,11 +56,28 @@ class Session:
     progress: Progress = silent
     _other_gains: dict[tuple[str, float, Pole], Gradients] = field(default_factory=dict)
     _base: dict[Calibration, torch.Tensor] = field(default_factory=dict)
+    _kept: list[Checkpoint] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """Number of target weights."""
         return sum(t.size for t in self.targets)
+
+    def _checkpoint(self, *content: object) -> Checkpoint | None:
+        """Where a pass keeps its sums, under all that decides them: texts, options, batch size, versions."""
+        if self.checkpoint is None:
+            return None
+        frame = json.dumps([content, torch.__version__, transformers.__version__])
+        self._kept.append(
+            Checkpoint(self.checkpoint.folder, [self.checkpoint.key, hashlib.sha256(frame.encode()).hexdigest()])
+        )
+        return self._kept[-1]
+
+    def forget(self) -> None:
+        """Remove what was kept for the case of a kill: what it was for is done."""
+        for checkpoint in self._kept:
+            checkpoint.clear()
+        self._kept.clear()
 
     # --- what is computed once ---------------------------------------------------------------------------
 
@@ -80,7 +97,10 @@ class Session:
 
     def _statistics(self, title: str, texts: tuple[Encoded, ...], *, gram: bool = False) -> Statistics:
         with self.progress(f"statistics: {title}", len(texts)) as tick:
-            result = collect_statistics(self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick)
+            result = collect_statistics(
+                self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick,
+                checkpoint=self._checkpoint("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
+            )  # fmt: skip
         _warn_of({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens}, title)
         return result
 
@@ -121,9 +141,8 @@ class Session:
         return self._base[items]
 
     def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
-        checkpoint = None
-        if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint.folder, [self.checkpoint.key, title, _hash_of(questions)])
+        body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
+        checkpoint = self._checkpoint("attribution", body, ATTRIBUTION_BATCH_TOKENS)
         with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
@@ -143,7 +162,8 @@ class Session:
         text = self.generic.cheap
         texts = text.chat[:FISHER_CHAT] + text.plain[:FISHER_PLAIN]
         with self.progress("price of weights on generic text", len(texts)) as tick:
-            return squared_gradients(self.model, self.targets, texts, tick=tick)
+            checkpoint = self._checkpoint("price", [[t.prompt, t.answer] for t in texts])
+            return squared_gradients(self.model, self.targets, texts, tick=tick, checkpoint=checkpoint)
 
     def candidates(self, cheap_share: float) -> Dropped:
         """True where cheapness u < c, per row; experts that generic text never reached offer none."""
@@ -277,13 +297,6 @@ class Family:
     at: Callable[[int], Dropped]
     most: int
     size: int
-
-
-def _hash_of(questions: list[WeightedQuestion]) -> str:
-    """Hash of everything that decides the sums and their batches: token ids, weights, batch size, versions."""
-    body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-    frame = [body, ATTRIBUTION_BATCH_TOKENS, torch.__version__, transformers.__version__]
-    return hashlib.sha256(json.dumps(frame).encode()).hexdigest()
 
 
 def _warn_of(unreached: set[str], text: str) -> None:

@@ -9,7 +9,7 @@ calibrated in pieces. Equations: docs/methods.md section 2.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from personae.discovery.resume import Checkpoint
 from personae.errors import DataError, OptionError
 from personae.models import Batch, Encoded, Target, head_on, sequence_batches
 
@@ -126,6 +127,7 @@ def collect_statistics(
     batch_tokens: int = STATISTICS_BATCH_TOKENS,
     gram: bool = False,
     tick: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Statistics:
     """One forward pass over prompt + answer sequences; statistics by site.
 
@@ -138,9 +140,15 @@ def collect_statistics(
         raise DataError("no texts to collect statistics from.")
     batches = sequence_batches(encoded, batch_tokens=batch_tokens, all_tokens=tokens == "all")
     collector = _Collector(targets, gram)
+    done = 0
+    if checkpoint and (kept := checkpoint.load()):
+        done = kept[0]
+        collector.statistics.update(_from_tensors(kept[1]))
+        if tick:
+            tick(sum(len(b.items) for b in batches[:done]))
     device = next(model.parameters()).device
     with eager_experts(model, targets), collector.attached():
-        for batch in batches:
+        for number, batch in enumerate(batches[done:], start=done + 1):
             collector.batch = batch = batch.to(device)
             collector.last = None
             nowhere = torch.zeros_like(batch.counted)
@@ -148,7 +156,34 @@ def collect_statistics(
                 model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
             if tick:
                 tick(len(batch.items))
+            if checkpoint and checkpoint.due():
+                checkpoint.save(number, _to_tensors(collector.statistics))
+    if checkpoint:
+        checkpoint.finish(len(batches), _to_tensors(collector.statistics))
     return collector.statistics
+
+
+_SUMS = ("sum_abs", "sum", "sum_squares", "answer_mean", "answer_m2", "gram")
+
+
+def _to_tensors(statistics: Statistics) -> dict[str, torch.Tensor]:
+    """Flat and lossless, for a file: 'site|field' → tensor; the two counts of a site are one tensor."""
+    flat: dict[str, torch.Tensor] = {}
+    for key, one in statistics.items():
+        flat[f"{key}|counts"] = torch.tensor([one.tokens, one.answers])
+        flat |= {f"{key}|{name}": value for name in _SUMS if (value := getattr(one, name)) is not None}
+    return flat
+
+
+def _from_tensors(flat: Mapping[str, torch.Tensor]) -> Statistics:
+    sites = sorted({name.rpartition("|")[0] for name in flat})
+    result: Statistics = {}
+    for key in sites:
+        tokens, answers = flat[f"{key}|counts"].tolist()
+        result[key] = InputStatistics(
+            tokens=tokens, answers=answers, **{name: flat[f"{key}|{name}"] for name in _SUMS if f"{key}|{name}" in flat}
+        )
+    return result
 
 
 def run_batch(model: nn.Module, batch: Batch) -> None:

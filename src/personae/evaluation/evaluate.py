@@ -101,6 +101,8 @@ def evaluate(
         )
     elif controls:
         notes.append("no controls: they drop as many weights as a persona does, and there is no persona here.")
+    if session is None:
+        shared.session.forget()
     rows = [make_row(c, bench.base, resamples=resamples, seed=seed) for c in conditions]
     return Evaluation(
         model=_model_record(model, targets),
