@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from personae.discovery import (
     GenericText,
     Settings,
     attribute,
-    budget_text,
     capability,
     choose,
     discover,
@@ -31,7 +31,6 @@ from personae.discovery import (
     to_masks,
     versions,
 )
-from personae.discovery.discover import BUDGET_CHAT, BUDGET_PLAIN
 from personae.discovery.selection import count
 from personae.errors import DataError, OptionError
 from personae.models import find_targets, fingerprint
@@ -165,7 +164,7 @@ def test_the_budget_is_kept(tiny_model: TinyModel, method: str, budget: float) -
     model, tokenizer = tiny_model("llama")
     generic = small_generic()
     artefact = run(model, tokenizer, method=method, max_capability_loss=budget, generic=generic)
-    text = budget_text(generic)
+    text = generic.held_out.read
     base = capability(model, text)
     for subnetwork in artefact.personas.values():
         searched = subnetwork.provenance.measured["capability_loss_searched"]
@@ -188,9 +187,10 @@ def test_a_budget_that_nothing_keeps_drops_nothing(tiny_model: TinyModel, monkey
 def test_the_budget_reads_held_out_text_only() -> None:
     texts = small_generic()
     many = GenericText(texts.plain * 20, texts.chat * 20, "many")
-    found = budget_text(many)
-    assert (len(found.plain), len(found.chat)) == (BUDGET_PLAIN, BUDGET_CHAT)
-    assert budget_text(texts) == texts.held_out
+    assert (len(many.held_out.read.plain), len(many.held_out.read.chat)) == (8, 24)
+    more = replace(many, answers=30).held_out.read
+    assert (len(more.plain), len(more.chat)) == (10, 30)
+    assert texts.held_out.read == texts.held_out
 
 
 def test_what_dev_says(tiny_model: TinyModel) -> None:
@@ -223,7 +223,8 @@ def test_the_artefact_says_where_it_comes_from(tiny_model: TinyModel) -> None:
     assert artefact.model.targets == {t.name: t.shape for t in find_targets(model)}
     assert artefact.model.architecture == "LlamaForCausalLM"
     assert artefact.metadata["contrast"] == "lead-follow"
-    assert artefact.metadata["generic_text"] == {"source": "random ids", "sha256": small_generic().sha256}
+    text = small_generic()
+    assert artefact.metadata["generic_text"] == {"source": "random ids", "sha256": text.sha256, "answers": text.answers}
     for subnetwork in artefact.personas.values():
         record = subnetwork.provenance
         assert (record.method, record.seed, record.licence) == ("directed", 5, "CC0-1.0")
@@ -392,7 +393,7 @@ def test_a_killed_discovery_resumes_its_attribution(
     monkeypatch.setattr("personae.discovery.session.attribute", one_by_one)
     with pytest.raises(KeyboardInterrupt):
         run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
-    assert len(list((own_cache / "resume").iterdir())) == 1
+    assert len(list((own_cache / "resume").iterdir())) == 2  # the statistics are whole, the gradients are not
     kill_after.clear()
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
@@ -405,6 +406,27 @@ def test_a_killed_discovery_resumes_its_attribution(
     per_batch = 2  # the common beginning of the prompts, and the rest
     assert sum(calls) - with_gradients == saved_batches * per_batch
     assert [resumed[n].masks == whole[n].masks for n in whole.names] == [True, True]
+
+
+def test_a_discovery_killed_late_loses_no_pass(
+    tiny_model: TinyModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONAE_CHECKPOINT_SECONDS", "0")
+    model, tokenizer = tiny_model("llama")
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as late:
+        late.setattr(sys.modules["personae.discovery.discover"], "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
+    assert len(list((own_cache / "resume").iterdir())) == 3  # statistics, gradients, price
+    calls: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
+    assert not any(calls)
+    assert list((own_cache / "resume").iterdir()) == []
 
 
 def test_generic_text_is_sampled_when_none_is_given(

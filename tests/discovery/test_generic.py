@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import types
@@ -17,7 +18,7 @@ from transformers import GenerationConfig
 
 from personae.discovery import GenericText, generic, generic_text, windows
 from personae.discovery.generic import neutral_prompts, read_generic, sample
-from personae.errors import DataError
+from personae.errors import DataError, OptionError
 from personae.models import Encoded, encode, encode_prompt, find_targets
 
 TinyModel = Callable[..., tuple[Any, Any]]
@@ -296,3 +297,17 @@ def test_the_hub_fails_in_words(tiny_model: TinyModel, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"personae\[hub\]"):
         read_generic(tokenizer, "hub:owner/name", None)
+
+
+def test_more_answers_are_gathered_where_more_are_read(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("llama")
+    path = tmp_path / "text.jsonl"
+    rows = [json.dumps({"prompt": f"Q{n}?", "answer": "one two"}) for n in range(200)]
+    path.write_text("\n".join([*rows, json.dumps({"text": "The sea was calm and the boats lay still. " * 900})]))
+    for answers in (2, 24, 30):
+        found = generic_text(model, tokenizer, find_targets(model), source=path, answers=answers)
+        assert len(found.chat) == 4 * answers
+        assert len(found.held_out.read.chat) == answers
+        assert len(found.cheap.read.plain) == math.ceil(answers / 3)
+    with pytest.raises(OptionError, match="--generic-answers is 0"):
+        generic_text(model, tokenizer, find_targets(model), source=path, answers=0)

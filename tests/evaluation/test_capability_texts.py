@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from personae.discovery import GenericText
-from personae.discovery.discover import BUDGET_CHAT, BUDGET_PLAIN, budget_text
 from personae.errors import DataError
 from personae.evaluation import CapabilityText, capability_text, unread_text
 from personae.models import Encoded, encode
@@ -18,8 +17,8 @@ def numbered(count: int, first: int) -> tuple[Encoded, ...]:
 
 
 def test_the_default_is_what_no_budget_search_has_read() -> None:
-    generic = GenericText(numbered(2 * BUDGET_PLAIN + 8, 0), numbered(2 * BUDGET_CHAT + 6, 1000), "sampled")
-    found, searched = unread_text(generic), budget_text(generic)
+    generic = GenericText(numbered(2 * 8 + 8, 0), numbered(2 * 24 + 6, 1000), "sampled")
+    found, searched = unread_text(generic), generic.held_out.read
     assert len(found.plain) == 4
     assert len(found.chat) == 3
     assert not set(found.plain) & set(searched.plain)
@@ -29,7 +28,7 @@ def test_the_default_is_what_no_budget_search_has_read() -> None:
 
 
 def test_too_little_text_is_read_again_and_says_so() -> None:
-    found = unread_text(GenericText(numbered(4, 0), numbered(2 * BUDGET_CHAT + 6, 100), "short"))
+    found = unread_text(GenericText(numbered(4, 0), numbered(2 * 24 + 6, 100), "short"))
     assert found.plain == numbered(4, 0)[1::2]
     assert found.name == "short (held out; plain text also read by the budget search)"
     assert "chat text also read" in unread_text(GenericText(numbered(99, 0), numbered(4, 100), "short")).name

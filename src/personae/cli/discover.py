@@ -45,6 +45,7 @@ def discover(
     objective: Annotated[str, typer.Option(help="margin or log-sigmoid (of the margin).")] = "margin",
     own_weight: Annotated[float, typer.Option(help="β: added weight of the persona's own answers.")] = 0.0,
     generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…; default: sampled from the model.")] = None,
+    generic_answers: Annotated[int, typer.Option(help="Generic answers that the price and each probe of the budget read.")] = 24,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Use so many pairs of the data, chosen by seed.")] = None,
     positive: Annotated[str | None, typer.Option(help="Name of the positive pole.")] = None,
@@ -69,7 +70,8 @@ def discover(
     options: dict[str, Any] = {
         "method": method, "max_capability_loss": max_capability_loss, "cheap_share": cheap_share,
         "drop_share": drop_share, "sparsity": sparsity, "isolated": isolated, "selection": selection,
-        "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by, "objective": objective, "own_weight": own_weight, "seed": seed,
+        "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by,
+        "objective": objective, "own_weight": own_weight, "seed": seed,
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded
     if cross_fit is not None and all_items:
@@ -84,9 +86,13 @@ def discover(
             check_persona_name(name)  # a name that no file takes, before it costs hours
         parts = _folds(data, cross_fit) if cross_fit is not None else None
         lm, tokenizer = load(model, dtype, device)
-        folds = _cross_fit(lm, tokenizer, parts, generic_text, targets, options) if parts is not None else None
+        folds = (
+            _cross_fit(lm, tokenizer, parts, (generic_text, generic_answers), targets, options)
+            if parts is not None
+            else None
+        )
         artefact = run(
-            lm, tokenizer, data, generic=generic_text, targets=targets,
+            lm, tokenizer, data, generic=generic_text, generic_answers=generic_answers, targets=targets,
             split_seed=None if all_items or folds is not None else split_seed, resume=resume, progress=bar, **options,
         )  # fmt: skip
         if folds is not None:
@@ -164,7 +170,7 @@ def _cross_fit(
     model: Any,
     tokenizer: Any,
     folds: list[tuple[Any, Any]],
-    generic: str | None,
+    generic: tuple[str | None, int],
     targets: list[str] | None,
     options: Any,
 ) -> list[dict[str, Any]]:
@@ -178,8 +184,8 @@ def _cross_fit(
     for number, (calibration, held_out) in enumerate(folds, 1):
         tell(f"fold {number} of {len(folds)}")
         made = run(
-            model, tokenizer, calibration, split_seed=None, generic=generic, targets=targets,
-            resume=False, progress=bar, **options,
+            model, tokenizer, calibration, split_seed=None, generic=generic[0], generic_answers=generic[1],
+            targets=targets, resume=False, progress=bar, **options,
         )  # fmt: skip
         encoded = encode_contrast(model, tokenizer, held_out)
         shares = []

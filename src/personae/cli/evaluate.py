@@ -99,12 +99,14 @@ def _session(
     model: Any, tokenizer: Any, data: Any, made: Any, generic: str | None, split_seed: int | None, seed: int
 ) -> Any:
     """One session on the user's generic text, with the targets, tokens and seed that the artefact was made with."""
-    from personae.discovery import open_session
+    from personae.discovery import READ_ANSWERS, open_session
     from personae.personas import split
 
     part = data if split_seed is None else split(data, seed=split_seed).calibration
     parameters = {} if made is None else made[data.positive].provenance.parameters
+    text = {} if made is None else made.metadata.get("generic_text", {})
     return open_session(
-        model, tokenizer, part, generic=generic, targets=None if made is None else list(made.model.targets),
+        model, tokenizer, part, generic=generic, generic_answers=int(text.get("answers", READ_ANSWERS)),
+        targets=None if made is None else list(made.model.targets),
         tokens=str(parameters.get("tokens", "answer")), seed=int(parameters.get("seed", seed)), progress=bar,
     )  # fmt: skip

@@ -13,14 +13,13 @@ from personae.discovery.calibration import (
 from personae.discovery.discover import (
     DEV_ITEMS,
     Choice,
-    budget_text,
     choose,
     discover,
     measure,
     open_session,
     versions,
 )
-from personae.discovery.generic import GenericText, generic_text, windows
+from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text, windows
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
 from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
@@ -32,6 +31,7 @@ __all__ = [
     "DEFAULT_BUDGET",
     "DEV_ITEMS",
     "METHODS",
+    "READ_ANSWERS",
     "Calibration",
     "Capability",
     "Checkpoint",
@@ -45,7 +45,6 @@ __all__ = [
     "WeightedQuestion",
     "against_base",
     "attribute",
-    "budget_text",
     "capability",
     "choose",
     "collect_statistics",

@@ -30,7 +30,7 @@ from personae.discovery.calibration import (
     margin,
     mean_log_probabilities,
 )
-from personae.discovery.generic import GenericText, generic_text
+from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint, sweep
 from personae.discovery.selection import Dropped, count
@@ -45,8 +45,6 @@ from personae.subnetwork import Artefact, CalibrationIdentity, Mask, ModelIdenti
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
 DEV_ITEMS = 96  # items of the dev part that choose between cheap shares; more costs time and decides no better
 FIRST_PROBE = 0.001  # share of weights the search for the budget tries first
-BUDGET_CHAT = 24  # held-out chat answers and plain windows a probe of the budget reads
-BUDGET_PLAIN = 8
 
 
 def discover(
@@ -55,6 +53,7 @@ def discover(
     contrast: Contrast | Persona,
     *,
     generic: GenericText | str | Path | None = None,
+    generic_answers: int = READ_ANSWERS,
     targets: str | Sequence[str] | None = None,
     split_seed: int | None = 0,
     dev: Contrast | None = None,
@@ -68,6 +67,8 @@ def discover(
     selection, n_m, …). split_seed: the seed of the 60/20/20 split by question; calibration and dev are used
     here, test is left for evaluation. None: all of `contrast` calibrates, and `dev` (or the contrast itself)
     chooses. generic: generic text, or its source (see `generic_text`); default: sampled from the model.
+    generic_answers: how many of its answers the price and each probe of the budget read; more cost time, and make it
+    likelier that the budget is kept on other text too.
 
     Returns an artefact with both poles, their provenance and what was measured on dev. The model is
     left with its base weights, bit for bit. Errors: `OptionError`, `DataError`, `ModelError`.
@@ -94,8 +95,8 @@ def discover(
             f"calibration of seed {split_seed}",
         )
     session = open_session(
-        model, tokenizer, calibration_part, generic=generic, targets=targets, tokens=settings.tokens,
-        seed=settings.seed, resume=resume, progress=progress,
+        model, tokenizer, calibration_part, generic=generic, generic_answers=generic_answers, targets=targets,
+        tokens=settings.tokens, seed=settings.seed, resume=resume, progress=progress,
     )  # fmt: skip
     started = time.perf_counter()
     chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
@@ -135,7 +136,11 @@ def discover(
         metadata={
             "contrast": contrast.name,
             "source": contrast.source,
-            "generic_text": {"source": session.generic.source, "sha256": session.generic.sha256},
+            "generic_text": {
+                "source": session.generic.source,
+                "sha256": session.generic.sha256,
+                "answers": session.generic.answers,
+            },
         },
     )
 
@@ -154,6 +159,7 @@ def open_session(
     calibration: Contrast,
     *,
     generic: GenericText | str | Path | None = None,
+    generic_answers: int = READ_ANSWERS,
     targets: str | Sequence[str] | None = None,
     tokens: str = "answer",
     seed: int = 0,
@@ -165,8 +171,10 @@ def open_session(
     found = find_targets(model, targets)
     encoded = encode_contrast(model, tokenizer, calibration)
     if not isinstance(generic, GenericText):
-        with progress("generic text", 128) as tick:
-            generic = generic_text(model, tokenizer, found, source=generic, seed=seed, tick=tick)
+        with progress("generic text", 16 * generic_answers // 3) as tick:
+            generic = generic_text(
+                model, tokenizer, found, source=generic, answers=generic_answers, seed=seed, tick=tick
+            )
     checkpoint = None
     if resume:
         key = [
@@ -222,7 +230,7 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
 
 def _within_budget(session: Session, settings: Settings, dev: Calibration, poles: Sequence[int]) -> list[Choice]:
     """Per pole and cheap share: the most that keeps the budget; the cheap share with the best dev margin wins."""
-    text = budget_text(session.generic)
+    text = session.generic.held_out.read
     with session.progress("capability of the base model", len(text.plain) + len(text.chat)) as tick:
         base = capability(session.model, text, tick)
     budget = settings.max_capability_loss
@@ -244,12 +252,6 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
         assert best is not None
         chosen.append(best)
     return chosen
-
-
-def budget_text(generic: GenericText) -> GenericText:
-    """The part of the held-out generic text that a probe of the budget reads."""
-    held = generic.held_out
-    return GenericText(held.plain[:BUDGET_PLAIN], held.chat[:BUDGET_CHAT], held.source)
 
 
 def _loss(session: Session, family: Family, text: GenericText, base: Capability, tick: Any) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.errors import DataError
+from personae.errors import DataError, OptionError
 from personae.models import (
     Encoded,
     Target,
@@ -34,28 +35,38 @@ from personae.models import (
 
 WINDOW = 256  # tokens of a window of plain text
 ANSWER_TOKENS = 96  # longest sampled answer
+READ_ANSWERS = 24  # chat answers that the price and each probe of the budget read
 
 
 @dataclass(frozen=True, slots=True)
 class GenericText:
     """Plain windows (prompt empty, every token counts) and chat answers; `source` says where they come from.
 
-    The first half of each calibrates (`cheap`), the second half measures (`held_out`).
+    One half of each, every second text, calibrates (`cheap`), the other half measures (`held_out`). Cheapness is
+    one forward pass and reads its whole half; the price of weights (a backward pass a text) and each probe of the
+    budget read `answers` chat answers of their half and a third as many plain windows. More answers make a
+    budget that was kept here more likely to be kept on other text, and cost time in proportion.
     """
 
     plain: tuple[Encoded, ...]
     chat: tuple[Encoded, ...]
     source: str
+    answers: int = READ_ANSWERS
 
     @property
     def cheap(self) -> GenericText:
         """The half from which cheapness is computed."""
-        return GenericText(self.plain[0::2], self.chat[0::2], self.source)
+        return replace(self, plain=self.plain[0::2], chat=self.chat[0::2])
 
     @property
     def held_out(self) -> GenericText:
         """The other half, on which capability loss is measured while a budget is searched."""
-        return GenericText(self.plain[1::2], self.chat[1::2], self.source)
+        return replace(self, plain=self.plain[1::2], chat=self.chat[1::2])
+
+    @property
+    def read(self) -> GenericText:
+        """What the price (of `cheap`) and the budget search (of `held_out`) read of it."""
+        return replace(self, plain=self.plain[: math.ceil(self.answers / 3)], chat=self.chat[: self.answers])
 
     @property
     def sha256(self) -> str:
@@ -87,8 +98,9 @@ def generic_text(
     targets: Sequence[Target],
     *,
     source: str | Path | None = None,
-    plain_items: int = 32,
-    chat_items: int = 96,
+    answers: int = READ_ANSWERS,
+    plain_items: int | None = None,
+    chat_items: int | None = None,
     seed: int = 0,
     tick: Callable[[int], None] | None = None,
 ) -> GenericText:
@@ -96,23 +108,29 @@ def generic_text(
 
     source: None samples from the model (cached); a text file gives plain windows; a jsonl of
     {"text"} and/or {"prompt", "answer"} rows gives either kind; 'hub:owner/name' reads the same rows
-    from the Hub. Whatever kind the source lacks is sampled. Errors: `DataError` naming file and line.
+    from the Hub. Whatever kind the source lacks is sampled. answers: how many the price and each probe read
+    (`GenericText`); four times as many are gathered, and a third of that of plain windows, unless chat_items and
+    plain_items say otherwise. Errors: `DataError` naming file and line; `OptionError` for fewer than one answer.
     """
+    if answers < 1:
+        raise OptionError(f"--generic-answers is {answers}: it must be at least 1.")
+    most_chat = 4 * answers if chat_items is None else chat_items
+    most_plain = math.ceil(4 * answers / 3) if plain_items is None else plain_items
     plain: tuple[Encoded, ...] = ()
     chat: tuple[Encoded, ...] = ()
     if source is not None:
         plain, chat = read_generic(tokenizer, source, context_length(model))
-        plain, chat = plain[:plain_items], chat[:chat_items]
+        plain, chat = plain[:most_plain], chat[:most_chat]
         for name, part in (("plain windows", plain), ("chat answers", chat)):
             if len(part) == 1:
                 raise DataError(
                     f"{source}: one of the {name} calibrates and one measures, but there is only one; add text."
                 )
     if plain and chat:
-        return GenericText(plain, chat, str(source))
-    own_plain, own_chat = _sampled(model, tokenizer, targets, plain_items, chat_items, seed, tick)
+        return GenericText(plain, chat, str(source), answers)
+    own_plain, own_chat = _sampled(model, tokenizer, targets, most_plain, most_chat, seed, tick)
     label = "sampled from the model" if source is None else f"{source}; the rest sampled from the model"
-    return GenericText(plain or own_plain, chat or own_chat, label)
+    return GenericText(plain or own_plain, chat or own_chat, label, answers)
 
 
 def read_generic(

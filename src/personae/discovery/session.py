@@ -36,9 +36,6 @@ from personae.errors import OptionError
 from personae.models import Encoded, Target
 from personae.subnetwork import Mask
 
-FISHER_CHAT = 24  # texts of the calibrating half that price the weights, one backward pass each
-FISHER_PLAIN = 8
-
 Pole = int  # 0 the positive pole, 1 the negative one
 
 
@@ -159,8 +156,8 @@ class Session:
     @cached_property
     def fisher(self) -> Gradients:
         """F of the calibrating half of the generic text: what dropping a weight costs, w²·F, to second order."""
-        text = self.generic.cheap
-        texts = text.chat[:FISHER_CHAT] + text.plain[:FISHER_PLAIN]
+        text = self.generic.cheap.read
+        texts = text.chat + text.plain
         with self.progress("price of weights on generic text", len(texts)) as tick:
             checkpoint = self._checkpoint("price", [[t.prompt, t.answer] for t in texts])
             return squared_gradients(self.model, self.targets, texts, tick=tick, checkpoint=checkpoint)

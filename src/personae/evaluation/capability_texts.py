@@ -15,7 +15,6 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from personae.discovery import GenericText, windows
-from personae.discovery.discover import BUDGET_CHAT, BUDGET_PLAIN
 from personae.errors import DataError
 from personae.models import Encoded, encode
 from personae.personas.rows import read_rows
@@ -52,8 +51,8 @@ def unread_text(generic: GenericText) -> CapabilityText:
     Where it read everything of a kind, all of that kind is used again, and the name says so.
     """
     held = generic.held_out
-    plain, plain_note = _rest(held.plain, BUDGET_PLAIN, "plain")
-    chat, chat_note = _rest(held.chat, BUDGET_CHAT, "chat")
+    plain, plain_note = _rest(held.plain, len(held.read.plain), "plain")
+    chat, chat_note = _rest(held.chat, len(held.read.chat), "chat")
     return CapabilityText(plain, chat, f"{generic.source} (held out{plain_note}{chat_note})")
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.discovery import DEV_ITEMS, Calibration, Progress, Session, encode_contrast, open_session
+from personae.discovery import DEV_ITEMS, READ_ANSWERS, Calibration, Progress, Session, encode_contrast, open_session
 from personae.errors import MaskMismatchError
 from personae.models import Target
 from personae.personas import Contrast, split
@@ -40,10 +40,13 @@ class Shared:
         part = self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).calibration
         made = {} if self.artefact is None else self.artefact[self.contrast.positive].provenance.parameters
         seed, tokens = made.get("seed", 0), made.get("tokens", "answer")
+        text = {} if self.artefact is None else self.artefact.metadata.get("generic_text")
+        answers = text.get("answers") if isinstance(text, dict) else None
         return open_session(
             self.model, self.tokenizer, part,
             targets=None if self.artefact is None else list(self.artefact.model.targets),
             tokens=tokens if isinstance(tokens, str) else "answer", seed=seed if isinstance(seed, int) else 0,
+            generic_answers=answers if isinstance(answers, int) else READ_ANSWERS,
             progress=self.progress,
         )  # fmt: skip
 
