@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -39,20 +40,26 @@ def mind_answers(tokenizer: Any, dimension: str, number: int, seed: int = 0) -> 
     return tuple(chosen)
 
 
+SEARCH_ANSWERS = 64  # read by the divergence and by each probe of the budget
+
+
 def texts(tokenizer: Any) -> tuple[GenericText, CapabilityText]:
     """(generic text for cheapness, price and budget; the text of the final figures), with nothing in common.
 
-    Generic: the first half of WikiText-2 validation and answers of SN_dev. Final: the second half, and 200 answers
-    of TF_dev (METHODS section 7). The two mbti files share no instruction.
+    Generic: the first half of WikiText-2 validation and answers of SN_dev, JP_dev and EI_dev in turn. Final: the
+    second half, and 200 answers of TF_dev (METHODS section 7). The mbti files share no instruction.
     """
     wiki = windows(tokenizer, data("wikitext2_tokenised/wikitext-2/valid.txt").read_text("utf-8"))
     half = len(wiki) // 2
-    chat = mind_answers(tokenizer, "SN", 96)
-    # Interleave the poles, so that the halves that calibrate and that measure hold both equally.
-    chat = tuple(e for pair in zip(chat[: len(chat) // 2], chat[len(chat) // 2 :], strict=True) for e in pair)
-    chat = tuple(chat[i] for block in range(0, len(chat), 4) for i in (block, block + 2, block + 1, block + 3))
+    number = 2 * SEARCH_ANSWERS
+    files = [mind_answers(tokenizer, name, 2 * math.ceil(number / 6)) for name in ("SN", "JP", "EI")]
+    poles = [part for file in files for part in (file[: len(file) // 2], file[len(file) // 2 :])]
+    chat = [answer for row in zip(*poles, strict=True) for answer in row]
+    # Every second text calibrates: an offset of one from row to row gives both halves each file and pole equally.
+    chat = [chat[6 * (i // 6) + (i + i // 6) % 6] for i in range(len(chat))][:number]
+    plain = wiki[:half][:: max(half // 44, 1)][:44]
     generic = GenericText(
-        wiki[:half][:: max(half // 32, 1)][:32], chat, "WikiText-2 validation (1st half), mbti/SN_dev"
+        plain, tuple(chat), "WikiText-2 validation (1st half), mbti/{SN,JP,EI}_dev", answers=SEARCH_ANSWERS
     )
     final = CapabilityText(
         wiki[half:][:: max(half // 24, 1)][:24],

@@ -58,7 +58,7 @@ def attribute(
     batch_weights = [[w * scale for w in q.weights] for q in questions]
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
-        done = _restore(buffers, checkpoint, targets, names)
+        done = restore_sums(buffers, checkpoint, targets, names)
         batches = continuation_batches(
             model,
             [q.question for q in questions],
@@ -106,7 +106,7 @@ def squared_gradients(
         raise DataError("no texts to take squared gradients on.")
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets, squared=True) as buffers:
-        done = _restore(buffers, checkpoint, targets, names)
+        done = restore_sums(buffers, checkpoint, targets, names)
         if tick and done:
             tick(done)
         for number, text in enumerate(texts[done:], start=done + 1):
@@ -123,7 +123,7 @@ def squared_gradients(
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
 
 
-def _restore(
+def restore_sums(
     buffers: dict[int, torch.Tensor], checkpoint: Checkpoint | None, targets: Sequence[Target], names: dict[int, str]
 ) -> int:
     """Kept sums into `buffers`; returns how many batches are in them."""

@@ -229,29 +229,54 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
 
 
 def _within_budget(session: Session, settings: Settings, dev: Calibration, poles: Sequence[int]) -> list[Choice]:
-    """Per pole and cheap share: the most that keeps the budget; the cheap share with the best dev margin wins."""
+    """Per pole, cheap share and round: the most that keeps the budget; what does best on dev wins."""
     text = session.generic.held_out.read
     with session.progress("capability of the base model", len(text.plain) + len(text.chat)) as tick:
         base = capability(session.model, text, tick)
     budget = settings.max_capability_loss
     assert budget is not None
+
+    def within(family: Family, pole: int, parameters: dict[str, Any], start: int, title: str) -> Choice:
+        with session.progress(f"capability budget ({title})", 7) as tick:
+            probe = _loss(session, family, text, base, tick)
+            number, loss = largest_within(probe, family.most, budget, start=start)
+        dropped = family.at(number)
+        return Choice(dropped, parameters, {**measure(session, dropped, dev, pole), "capability_loss_searched": loss})
+
     shares: Sequence[float | None] = DEFAULT_CHEAP_SHARES if settings.method == "directed" else (None,)
     chosen: list[Choice] = []
     for pole in poles:
-        best: Choice | None = None
+        tried: list[Choice] = []
         for cheap in shares:
+            # a larger share of candidates spends the budget on fewer weights
+            start = _number(tried[-1]) // 2 if tried else count(FIRST_PROBE, session.size)
+            title = f"pole {pole + 1}, c={cheap}" if cheap else f"pole {pole + 1}"
             family = session.family(settings, pole, cheap)
-            with session.progress(f"capability budget (pole {pole + 1}, c={cheap})", 7) as tick:
-                probe = _loss(session, family, text, base, tick)
-                number, loss = largest_within(probe, family.most, budget, start=count(FIRST_PROBE, session.size))
-            dropped = family.at(number)
-            measured = {**measure(session, dropped, dev, pole), "capability_loss_searched": loss}
-            choice = Choice(dropped, {"cheap_share": cheap} if cheap else {}, measured)
-            if best is None or measured["dev_margin_gain"] > best.measured["dev_margin_gain"]:
-                best = choice
-        assert best is not None
+            tried.append(within(family, pole, {"cheap_share": cheap} if cheap else {}, max(start, 1), title))
+        best = max(tried, key=_on_dev)
+        for number in range(2, (settings.rounds or 1) + 1 if settings.method == "directed" else 0):
+            cheap, before = best.parameters["cheap_share"], _number(best)
+            if not before:
+                break
+            family = session.refined(settings, pole, cheap, best.dropped)
+            again = within(
+                family, pole, {"cheap_share": cheap, "round": number}, round(1.5 * before),
+                f"pole {pole + 1}, round {number}",
+            )  # fmt: skip
+            if _on_dev(again) <= _on_dev(best):
+                break  # first order does not hold for ever: a round is taken only if dev gains by it
+            best = again
         chosen.append(best)
     return chosen
+
+
+def _number(choice: Choice) -> int:
+    return sum(int(d.sum()) for d in choice.dropped.values())
+
+
+def _on_dev(choice: Choice) -> float:
+    """What choices are made by: mean log σ of the margin. The mean margin itself is ruled by its largest items."""
+    return float(choice.measured["dev_log_sigmoid"])
 
 
 def _loss(session: Session, family: Family, text: GenericText, base: Capability, tick: Any) -> Any:
@@ -269,8 +294,8 @@ def _best_isolated(session: Session, settings: Settings, dev: Calibration, pole:
     for weight in ISOLATED_WEIGHTS:
         dropped = session.isolated(settings, pole, weight)
         measured = measure(session, dropped, dev, pole)
-        if best is None or measured["dev_margin_gain"] > best.measured["dev_margin_gain"]:
-            best = Choice(dropped, {"isolated_weight": weight}, measured)
+        choice = Choice(dropped, {"isolated_weight": weight}, measured)
+        best = choice if best is None or _on_dev(choice) > _on_dev(best) else best
     assert best is not None
     return best
 
@@ -289,6 +314,7 @@ def measure(session: Session, dropped: Dropped, dev: Calibration, pole: int) -> 
         "dev_acc": won if pole == 0 else 1 - won,
         "dev_margin": sign * mean,
         "dev_margin_gain": sign * (mean - before),
+        "dev_log_sigmoid": float(torch.nn.functional.logsigmoid(sign * (worn[:, 0] - worn[:, 1])).mean()),
         "dev_own_answers": float(own),  # change of log p on the persona's own answers, nats a token
     }
 

@@ -18,7 +18,8 @@ METHODS = (
     "random",
 )
 DEFAULT_BUDGET = 0.05  # nats a token
-DEFAULT_CHEAP_SHARES = (0.2, 0.3)
+DEFAULT_CHEAP_SHARES = (0.3, 0.6)
+DEFAULT_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Settings:
     selection: 'row', 'target' or 'global'. n_m: (N, M) keeps N of every M inputs. statistic: 'mean_abs' or 'l2'.
     phi: 'relu' or 'softplus'. tokens: 'answer' or 'all'. rank_by: 'gain-per-price' (H/√D, D = w²·F
     the Fisher price on generic text) or 'gain' (H).
+    rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """
@@ -49,6 +51,7 @@ class Settings:
     rank_by: str = "gain-per-price"
     objective: str = "margin"
     own_weight: float = 0.0
+    rounds: int | None = None
     seed: int = 0
 
     def checked(self) -> Settings:
@@ -70,6 +73,8 @@ class Settings:
                 raise OptionError(f"unknown {name} {value!r}: choose {', '.join(choices)}.")
         if not 0 <= self.own_weight < float("inf"):
             raise OptionError(f"--own-weight is {self.own_weight}: it must be 0 or more.")
+        if self.rounds is not None and self.rounds < 1:
+            raise OptionError(f"--rounds is {self.rounds}: it must be 1 or more.")
         for option, share in (
             ("--cheap-share", self.cheap_share),
             ("--drop-share", self.drop_share),
@@ -110,7 +115,11 @@ class Settings:
                 raise OptionError("--n-m fixes the sparsity; it excludes --sparsity.")
             if self.selection != "row":
                 raise OptionError("--n-m selects within rows; it excludes --selection target and global.")
+        if self.rounds is not None and (not directed or own_share or self.isolated):
+            raise OptionError("--rounds belongs to directed within a budget: leave the shares and the sparsity out.")
         fixed = own_share or self.sparsity is not None or self.n_m is not None
         if not fixed and self.max_capability_loss is None:
-            return replace(self, max_capability_loss=DEFAULT_BUDGET)
+            return replace(self, max_capability_loss=DEFAULT_BUDGET).checked()
+        if directed and self.max_capability_loss is not None and self.rounds is None:
+            return replace(self, rounds=DEFAULT_ROUNDS)
         return self

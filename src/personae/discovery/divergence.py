@@ -1,0 +1,77 @@
+"""What a worn mask does to generic text, and which dropped weights do it.
+
+Dropping a weight alone costs D/2 to second order, but many weights dropped together push the model's outputs the
+same way, and that common push is nearly all of what a mask costs. It shows in the gradient of the divergence at
+the masked point: with K = KL(p_base ‖ p_masked) a token, −w·∂K/∂w is what dropping w adds to the divergence given
+all the others that are dropped. At the base model that gradient is zero and tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from personae.discovery.attribution import Gradients, gradients_on, restore_sums
+from personae.discovery.resume import Checkpoint
+from personae.errors import DataError
+from personae.models import Batch, Encoded, Target, head_on, sequence_batches
+from personae.runtime import wearing
+from personae.subnetwork import Mask
+
+DIVERGENCE_BATCH_TOKENS = 256
+
+
+def divergence_gradient(
+    model: nn.Module,
+    targets: Sequence[Target],
+    masks: Mapping[str, Mask],
+    texts: Sequence[Encoded],
+    *,
+    batch_tokens: int = DIVERGENCE_BATCH_TOKENS,
+    tick: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Gradients:
+    """∂K/∂W at the masked point, for every target, (out, in) float32 on the CPU.
+
+    K = (1/n) Σ_t KL(p_base(·|x_<t) ‖ p_masked(·|x_<t)) over the n counted tokens of the texts (answers; plain text
+    whole but for its first token), nats a token. The gradient does not depend on the value of a weight, so it is
+    as true of dropped weights (at zero) as of kept ones. Base and masked model run batch after batch; nothing of
+    the size of the vocabulary is kept. Errors: `DataError` without texts.
+    """
+    if not texts:
+        raise DataError("no texts to take a divergence on.")
+    batches = sequence_batches(texts, batch_tokens=batch_tokens)
+    tokens = sum(int(b.counted[:, 1:].sum()) for b in batches)
+    device = next(model.parameters()).device
+    names = {id(p): n for n, p in model.named_parameters()}
+    with gradients_on(model, targets) as buffers:
+        done = restore_sums(buffers, checkpoint, targets, names)
+        if tick and done:
+            tick(sum(len(b.items) for b in batches[:done]))
+        for number, batch in enumerate(batches[done:], start=done + 1):
+            here = batch.to(device)
+            with torch.no_grad():
+                base = _log_probabilities(model, here)
+            with wearing(targets, masks):
+                worn = _log_probabilities(model, here)
+                divergence = (base.exp() * (base - worn)).sum() / tokens
+                divergence.backward()  # type: ignore[no-untyped-call]
+            del base, worn, divergence
+            if tick:
+                tick(len(batch.items))
+            if checkpoint and checkpoint.due():
+                checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
+        if checkpoint:
+            checkpoint.finish(len(batches), {names[key]: b for key, b in buffers.items()})
+    return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+
+
+def _log_probabilities(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """log p over the vocabulary at every position that predicts a counted token, (n, vocabulary) float32."""
+    counted = batch.counted.clone()
+    counted[:, 0] = False
+    with head_on(model, torch.roll(counted, -1, dims=1)):  # the row before a token predicts it
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[0]
+    return torch.log_softmax(logits.float(), dim=-1)
