@@ -32,6 +32,7 @@ from personae.discovery import (
     versions,
 )
 from personae.discovery.selection import count
+from personae.discovery.settings import DEFAULT_CHEAP_SHARES
 from personae.errors import DataError, OptionError
 from personae.models import find_targets, fingerprint
 from personae.personas import Persona, Sample, split
@@ -175,6 +176,38 @@ def test_the_budget_is_kept(tiny_model: TinyModel, method: str, budget: float) -
         assert ("cheap_share" in subnetwork.provenance.parameters) == (method == "directed")
 
 
+@pytest.mark.parametrize("better", [False, True])
+def test_a_round_is_kept_where_dev_gains_by_it(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, better: bool
+) -> None:
+    model, tokenizer = tiny_model("llama")
+    module = sys.modules["personae.discovery.discover"]
+    measured: list[float] = []
+
+    def measure(*arguments: Any) -> dict[str, Any]:
+        measured.append(float(len(measured)) * (1 if better else -1))
+        return {"dev_log_sigmoid": measured[-1], "dev_items": 1}
+
+    monkeypatch.setattr(module, "measure", measure)
+    artefact = run(model, tokenizer, max_capability_loss=0.01, rounds=3)
+    shares = len(DEFAULT_CHEAP_SHARES)
+    for subnetwork in artefact.personas.values():
+        assert subnetwork.provenance.parameters.get("round") == (3 if better else None)
+        assert subnetwork.provenance.measured["capability_loss_searched"] <= 0.01
+        assert subnetwork.dropped > 0
+    assert len(measured) == 2 * (shares + 2 if better else shares + 1)
+
+
+def test_one_round_takes_no_divergence(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("personae.discovery.session.divergence_gradient", never)
+    model, tokenizer = tiny_model("llama")
+    artefact = run(model, tokenizer, max_capability_loss=0.01, rounds=1)
+    assert all(s.dropped for s in artefact.personas.values())
+
+
 def test_a_budget_that_nothing_keeps_drops_nothing(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny_model("llama")
     monkeypatch.setattr("personae.discovery.budget.Capability.loss", lambda self, base: 9.0)
@@ -207,6 +240,7 @@ def test_what_dev_says(tiny_model: TinyModel) -> None:
         "dev_acc": 1 - acc,
         "dev_margin": pytest.approx(-mean),
         "dev_margin_gain": pytest.approx(margin(base)[1] - mean),
+        "dev_log_sigmoid": pytest.approx(float((worn[:, 1] - worn[:, 0]).sigmoid().log().mean())),
         "dev_own_answers": pytest.approx(float((worn - base)[:, 1].mean())),
     }
     unpaired = encode_contrast(model, tokenizer, small_contrast(4, paired=False))

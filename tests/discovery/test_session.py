@@ -20,6 +20,7 @@ from personae.discovery import (
     Session,
     Settings,
     collect_statistics,
+    divergence_gradient,
     drop_highest,
     drop_lowest,
     drop_n_of_m,
@@ -31,7 +32,7 @@ from personae.discovery import (
     to_masks,
 )
 from personae.discovery.selection import Dropped, count
-from personae.discovery.session import row_ranks
+from personae.discovery.session import COST_WEIGHT, row_ranks
 from personae.errors import OptionError
 
 TinyModel = Callable[..., tuple[Any, Any]]
@@ -135,6 +136,27 @@ def test_directed_drops_the_largest_gains_among_the_cheap(tiny_model: TinyModel,
         dropped = family.at(number)
         assert equal(dropped, drop_highest(order, candidates, number))
         assert total(dropped) == number
+
+
+@pytest.mark.parametrize("rank_by", ["gain", "gain-per-price"])
+def test_a_second_round_subtracts_the_common_cost(tiny_model: TinyModel, rank_by: str) -> None:
+    session = session_on(tiny_model)
+    settings = Settings(rank_by=rank_by)
+    worn = session.family(settings, 1, 0.3).at(200)
+    text = session.generic.cheap.read
+    slope = divergence_gradient(session.model, session.targets, to_masks(worn), text.chat + text.plain)
+    cost = {t.name: -t.weight * slope[t.name] for t in session.targets}
+    gain = {n: -h for n, h in session.gains.items()}
+    rate = sum(float(gain[n][d].sum()) for n, d in worn.items()) / sum(float(cost[n][d].sum()) for n, d in worn.items())
+    order = {n: h - COST_WEIGHT * rate * cost[n].clamp(min=0) for n, h in gain.items()}
+    if rank_by == "gain-per-price":
+        for t in session.targets:
+            order[t.name] = order[t.name] / (session.fisher[t.name].sqrt() * t.weight.abs()).clamp(min=1e-9)
+    found = session.refined(settings, 1, 0.3, worn)
+    assert rate > 0
+    for number in (1, 100, found.most // 2):
+        assert equal(found.at(number), drop_highest(order, session.candidates(0.3), number))
+    assert not equal(found.at(200), worn)
 
 
 def test_poles_share_candidates_and_split_them_by_sign(tiny_model: TinyModel) -> None:

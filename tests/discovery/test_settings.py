@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from personae.discovery import DEFAULT_BUDGET, METHODS, Settings
+from personae.discovery import DEFAULT_BUDGET, DEFAULT_ROUNDS, METHODS, Settings
 from personae.errors import OptionError
 
 BUDGET = "--max-capability-loss"
@@ -26,6 +26,9 @@ EXCLUSIONS: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"method": "wanda", "cheap_share": 0.1}, ("--cheap-share", "wanda")),
     ({"method": "random", "drop_share": 0.1}, ("--drop-share", "random")),
     ({"n_m": (2, 4)}, ("--n-m", "directed")),
+    ({"rounds": 2, "drop_share": 0.1}, ("--rounds", "shares")),
+    ({"rounds": 2, "method": "wanda"}, ("--rounds", "directed")),
+    ({"rounds": 2, "isolated": True, "sparsity": 0.5}, ("--rounds", "sparsity")),
     ({"method": "wanda", "n_m": (2, 4), "sparsity": 0.5}, ("--n-m", "--sparsity")),
     ({"method": "wanda", "n_m": (2, 4), "selection": "global"}, ("--n-m", "--selection")),
 ]
@@ -37,6 +40,7 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"tokens": "some"}, "--tokens 'some'"),
     ({"rank_by": "luck"}, "--rank-by 'luck'"),
     ({"objective": "luck"}, "--objective 'luck'"),
+    ({"rounds": 0}, "--rounds is 0"),
     ({"own_weight": -0.1}, "--own-weight is -0.1"),
     ({"own_weight": math.nan}, "--own-weight is nan"),
     ({"cheap_share": 0.0}, "--cheap-share is 0.0"),
@@ -64,7 +68,10 @@ def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_budget_is_the_default(method: str) -> None:
-    assert Settings(method=method).checked() == Settings(method=method, max_capability_loss=DEFAULT_BUDGET)
+    rounds = DEFAULT_ROUNDS if method == "directed" else None
+    assert Settings(method=method).checked() == Settings(
+        method=method, max_capability_loss=DEFAULT_BUDGET, rounds=rounds
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ def test_the_budget_is_the_default(method: str) -> None:
     [
         {"cheap_share": 0.1}, {"drop_share": 0.01}, {"isolated": True, "sparsity": 0.5},
         {"method": "wanda", "sparsity": 0.5, "selection": "global"}, {"method": "wanda", "n_m": (2, 4)},
-        {"max_capability_loss": 0.2},
+        {"max_capability_loss": 0.2, "rounds": 1},
     ],
 )  # fmt: skip
 def test_what_says_how_much_to_drop_is_left_alone(options: dict[str, Any]) -> None:

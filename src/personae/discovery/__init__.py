@@ -19,16 +19,18 @@ from personae.discovery.discover import (
     open_session,
     versions,
 )
+from personae.discovery.divergence import divergence_gradient
 from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text, windows
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
 from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
 from personae.discovery.session import Family, Session, to_masks
-from personae.discovery.settings import DEFAULT_BUDGET, METHODS, Settings
+from personae.discovery.settings import DEFAULT_BUDGET, DEFAULT_ROUNDS, METHODS, Settings
 from personae.discovery.statistics import InputStatistics, collect_statistics, merge, site
 
 __all__ = [
     "DEFAULT_BUDGET",
+    "DEFAULT_ROUNDS",
     "DEV_ITEMS",
     "METHODS",
     "READ_ANSWERS",
@@ -49,6 +51,7 @@ __all__ = [
     "choose",
     "collect_statistics",
     "discover",
+    "divergence_gradient",
     "drop_highest",
     "drop_lowest",
     "drop_n_of_m",
