@@ -37,7 +37,7 @@ def _gradients(cache: Path) -> list[Path]:
     found = []
     for path in _kept(cache):
         with safe_open(path, framework="pt") as file:
-            if not any("|" in name for name in file.keys()):  # noqa: SIM118
+            if any(name.endswith(".weight") for name in file.keys()):  # noqa: SIM118
                 found.append(path)
     return found
 

@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from personae.discovery.resume import Checkpoint
 from personae.errors import DataError
-from personae.models import Encoded, Question, Target, continuation_batches
+from personae.models import Encoded, PrefixGradients, Question, Target, continuation_batches
 
-ATTRIBUTION_BATCH_TOKENS = 128  # activations of a larger batch outweigh the model itself; see docs/experiments.md
+ATTRIBUTION_BATCH_TOKENS = 192  # in float32; the activations of more outweigh the model itself, docs/experiments.md
 
 Gradients = dict[str, torch.Tensor]  # by target name, (out, in) float32
 
@@ -39,14 +39,15 @@ def attribute(
     targets: Sequence[Target],
     questions: Sequence[WeightedQuestion],
     *,
-    batch_tokens: int = ATTRIBUTION_BATCH_TOKENS,
+    batch_tokens: int | None = None,
     share_prompt: bool = True,
     tick: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Gradients:
     """g = ∂/∂W Σ_q Σ_a c_qa · mean_t log p(a_t | x_q, a_<t), for every target, on the CPU in float32.
 
-    Memory: one float32 copy of the targets besides the model, and the activations of one batch. With a
+    Memory: one float32 copy of the targets besides the model, and the activations of one batch
+    (batch_tokens: `attribution_batch_tokens`). With a
     `checkpoint` the sums are kept now and then, and a killed pass goes on where it was; those of a whole pass
     are kept until its caller clears them.
     """
@@ -56,9 +57,13 @@ def attribute(
     largest = max((abs(w) for q in questions for w in q.weights), default=0.0)
     scale = 2.0 ** -math.floor(math.log2(largest)) if largest else 1.0
     batch_weights = [[w * scale for w in q.weights] for q in questions]
+    if batch_tokens is None:
+        batch_tokens = attribution_batch_tokens(model)
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
-        done = restore_sums(buffers, checkpoint, targets, names)
+        prefix = PrefixGradients()
+        done, kept = restore_sums(buffers, checkpoint, targets, names)
+        prefix.restore(kept, next(model.parameters()).device)
         batches = continuation_batches(
             model,
             [q.question for q in questions],
@@ -66,6 +71,7 @@ def attribute(
             share_prompt=share_prompt,
             skip=done,
             skipped=tick,
+            prefix_gradients=prefix,
         )
         for items, scores in batches:
             objective: torch.Tensor | None = None
@@ -76,17 +82,24 @@ def attribute(
                         objective = term if objective is None else objective + term
             if objective is not None:
                 objective.backward()  # type: ignore[no-untyped-call]
+                prefix.collect()
             del objective, scores, answers, values
             if tick:
                 tick(len(items))
             done += 1
             if checkpoint and checkpoint.due():
-                checkpoint.save(done, {names[key]: b for key, b in buffers.items()})
+                checkpoint.save(done, {names[key]: b for key, b in buffers.items()} | _marked(prefix))
+        prefix.backward(model)
         if checkpoint:
             checkpoint.finish(done, {names[key]: b for key, b in buffers.items()})
     for buffer in buffers.values():
         buffer.div_(scale)
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+
+
+def attribution_batch_tokens(model: nn.Module) -> int:
+    """`ATTRIBUTION_BATCH_TOKENS` in float32, twice as many in half precision: the same bytes of activations."""
+    return ATTRIBUTION_BATCH_TOKENS * 4 // next(model.parameters()).element_size()
 
 
 def squared_gradients(
@@ -106,13 +119,13 @@ def squared_gradients(
         raise DataError("no texts to take squared gradients on.")
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets, squared=True) as buffers:
-        done = restore_sums(buffers, checkpoint, targets, names)
+        done, _ = restore_sums(buffers, checkpoint, targets, names)
         if tick and done:
             tick(done)
         for number, text in enumerate(texts[done:], start=done + 1):
             # Plain text has no prompt: its first token is one.
             question = Question(text.prompt or text.answer[:1], (text.answer if text.prompt else text.answer[1:],))
-            ((_, ((values,),)),) = continuation_batches(model, [question])
+            ((_, ((values,),)),) = continuation_batches(model, [question], share_prompt=False)
             (values.sum() / math.sqrt(len(values) * len(texts))).backward()  # type: ignore[no-untyped-call]
             if tick:
                 tick(1)
@@ -123,18 +136,25 @@ def squared_gradients(
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
 
 
+_PREFIX = "prefix|"  # before the names of what belongs to the shared beginning of the prompts
+
+
+def _marked(prefix: PrefixGradients) -> dict[str, torch.Tensor]:
+    return {_PREFIX + name: value for name, value in prefix.sums.items()}
+
+
 def restore_sums(
     buffers: dict[int, torch.Tensor], checkpoint: Checkpoint | None, targets: Sequence[Target], names: dict[int, str]
-) -> int:
-    """Kept sums into `buffers`; returns how many batches are in them."""
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Kept sums into `buffers`; returns how many batches are in them, and the sums of the shared beginning."""
     kept = checkpoint.load() if checkpoint else None
     if kept is None:
-        return 0
+        return 0, {}
     done, sums = kept
     stored = {id(t.parameter): t.parameter for t in targets}
     # what had no gradient yet (an expert no token had reached) is not among the kept sums
     buffers.update({k: sums[names[k]].to(p.device) for k, p in stored.items() if names[k] in sums})
-    return done
+    return done, {n.removeprefix(_PREFIX): v for n, v in sums.items() if n.startswith(_PREFIX)}
 
 
 @contextlib.contextmanager
@@ -192,13 +212,14 @@ class _Sums:
     def add(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
         """Add one backward pass's whole gradient of a parameter."""
         buffer = self.buffers.get(id(parameter))
-        wide = gradient.float()
         if buffer is None:
+            wide = gradient.float()
             self.buffers[id(parameter)] = (wide**2 if self.squared else wide).contiguous()
         elif self.squared:
+            wide = gradient.float()
             buffer.addcmul_(wide, wide)
         else:
-            buffer += wide
+            buffer += gradient
 
     def add_product(self, parameter: torch.Tensor, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
         """Add gradientᵀ·inputs, (out, n)·(n, in), without a tensor in between where the dtype allows it."""

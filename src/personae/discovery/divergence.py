@@ -47,7 +47,7 @@ def divergence_gradient(
     device = next(model.parameters()).device
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
-        done = restore_sums(buffers, checkpoint, targets, names)
+        done, _ = restore_sums(buffers, checkpoint, targets, names)
         if tick and done:
             tick(sum(len(b.items) for b in batches[:done]))
         for number, batch in enumerate(batches[done:], start=done + 1):

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.discovery import scores
 from personae.discovery.attribution import (
-    ATTRIBUTION_BATCH_TOKENS,
     Gradients,
     WeightedQuestion,
     attribute,
+    attribution_batch_tokens,
     squared_gradients,
 )
 from personae.discovery.calibration import Calibration, mean_log_probabilities
@@ -142,7 +142,7 @@ class Session:
 
     def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
         body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-        checkpoint = self._checkpoint("attribution", body, ATTRIBUTION_BATCH_TOKENS)
+        checkpoint = self._checkpoint("attribution", body, attribution_batch_tokens(self.model))
         with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}

@@ -29,6 +29,7 @@ from personae.models.log_probabilities import (
     sequence_batches,
     text_nll,
 )
+from personae.models.prefix import PrefixGradients
 from personae.models.targets import Target, find_targets
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "DTYPES",
     "Batch",
     "Encoded",
+    "PrefixGradients",
     "Question",
     "Target",
     "answer_nll",

@@ -8,7 +8,6 @@ Both are differentiable when gradients are on, and both run the head on answer t
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import cast
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
 
 from personae.models.batches import Batch, head_on, make_batch, plan
 from personae.models.encode import Encoded
+from personae.models.prefix import PrefixGradients, encode_prefix, repeat
 
 Tick = Callable[[int], None]  # told how many items are done, for progress bars
 
@@ -130,10 +129,13 @@ def continuation_batches(
     share_prompt: bool = True,
     skip: int = 0,
     skipped: Tick | None = None,
+    prefix_gradients: PrefixGradients | None = None,
 ) -> Iterator[tuple[list[int], list[list[torch.Tensor]]]]:
     """Batch by batch: (indices of questions, for each the token log-probabilities of its answers).
 
-    With gradients on, every batch carries its own graph, so the caller runs backward before the next.
+    With gradients on, every batch carries its own graph, so the caller runs backward before the next. The graph
+    reaches through the beginning that all prompts share; with `prefix_gradients` it ends there, and the caller
+    collects after each backward pass and carries the sums on once, in the end.
     The first `skip` batches are not computed (a resumed pass has them already); `skipped` is told how
     many items each of them had.
     """
@@ -147,16 +149,22 @@ def continuation_batches(
         (len(q.prompt) - shared) + sum(len(a) for a in q.answers) for q in questions
     ]  # what one question adds to a batch, in tokens
     prefix = questions[0].prompt[:shared]
+    if prefix_gradients is not None:
+        prefix_gradients.prefix = prefix
     kept: DynamicCache | None = None
     for number, items in enumerate(plan(cost, batch_tokens)):
         if number < skip:
             if skipped:
                 skipped(len(items))
             continue
-        # Without gradients the prefix is computed once; with them each batch needs its own graph.
-        if kept is None or torch.is_grad_enabled():
-            kept = _encode_prefix(model, prefix)
-        yield items, _score_batch(model, [questions[i] for i in items], shared, _repeat(kept, len(items)))
+        # Once for all batches, unless each needs it in a graph of its own.
+        if kept is None and prefix_gradients is not None:
+            with torch.no_grad():
+                kept = encode_prefix(model, prefix)
+            kept = prefix_gradients.leaves(kept)
+        elif kept is None or (torch.is_grad_enabled() and prefix_gradients is None):
+            kept = encode_prefix(model, prefix)
+        yield items, _score_batch(model, [questions[i] for i in items], shared, repeat(kept, len(items)))
 
 
 def _score_batch(
@@ -238,27 +246,6 @@ def _pack(questions: list[Question], shared: int) -> _Tree:
         rank[at[:, 0], at[:, 1]],
         torch.tensor(targets),
     )
-
-
-def _encode_prefix(model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:
-    """Keys and values of the tokens all prompts share, (1, shared); the head is not run."""
-    cache = DynamicCache(config=_text_config(model))
-    ids = torch.tensor([prefix], dtype=torch.int64, device=_device(model))
-    if prefix:
-        with head_on(model, torch.zeros(ids.shape, dtype=torch.bool)):
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
-    return cache
-
-
-def _repeat(cache: DynamicCache, rows: int) -> DynamicCache:
-    """The prefix cache for a batch of `rows` (autograd follows); the kept one is left as it is."""
-    fresh = copy.copy(cache)
-    fresh.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in fresh.layers:
-        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:
-            layer.keys = layer.keys.expand(rows, -1, -1, -1)
-            layer.values = layer.values.expand(rows, -1, -1, -1)
-    return fresh
 
 
 def _one_by_one(
