@@ -46,10 +46,9 @@ def attribute(
 ) -> Gradients:
     """g = ∂/∂W Σ_q Σ_a c_qa · mean_t log p(a_t | x_q, a_<t), for every target, on the CPU in float32.
 
-    Memory: one float32 copy of the targets besides the model, and the activations of one batch
-    (batch_tokens: `attribution_batch_tokens`). With a
-    `checkpoint` the sums are kept now and then, and a killed pass goes on where it was; those of a whole pass
-    are kept until its caller clears them.
+    Memory: one float32 copy of the targets besides the model, and the activations of one batch (batch_tokens:
+    `attribution_batch_tokens`). With a `checkpoint` the sums are kept now and then, and a killed pass goes on
+    where it was; those of a whole pass are kept until its caller clears them.
     """
     if not questions:
         raise DataError("no questions to attribute.")
