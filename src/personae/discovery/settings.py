@@ -18,7 +18,7 @@ METHODS = (
     "random",
 )
 DEFAULT_BUDGET = 0.05  # nats a token
-DEFAULT_CHEAP_SHARES = (0.3, 0.6)
+DEFAULT_CHEAP_SHARES = (0.6,)
 DEFAULT_ROUNDS = 2
 
 
