@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from personae.discovery import InputStatistics, scores
-from personae.discovery.statistics import reduce_rows
+from personae.discovery.statistics import membership, reduce_rows
 from personae.errors import DataError, OptionError
 
 OUT, IN = 5, 7
@@ -20,7 +20,7 @@ def inputs(seed: int, *, gram: bool = False) -> tuple[InputStatistics, np.ndarra
     answers = [chance.normal(size=(n, IN)).astype(np.float32) for n in (3, 1, 4)]
     rows = np.concatenate(answers)
     owner = torch.tensor([0] * 3 + [1] + [2] * 4)
-    return reduce_rows(torch.from_numpy(rows), owner, 3, gram), rows.astype(np.float64), answers
+    return reduce_rows(torch.from_numpy(rows), membership(owner, 3), gram), rows.astype(np.float64), answers
 
 
 def close(found: torch.Tensor, expected: np.ndarray) -> None:
@@ -65,7 +65,7 @@ def test_sparsegpt_is_the_smallest_error_that_dropping_a_weight_can_leave() -> N
 
 
 def test_sparsegpt_of_silent_inputs_is_finite() -> None:
-    silent = reduce_rows(torch.zeros(3, IN), torch.tensor([0, 1, 2]), 3, gram=True)
+    silent = reduce_rows(torch.zeros(3, IN), membership(torch.tensor([0, 1, 2]), 3), gram=True)
     assert scores.sparsegpt(W, silent).isfinite().all()
 
 

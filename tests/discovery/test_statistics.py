@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig
 
 from discovery_data import random_texts
 from personae.discovery import Checkpoint, InputStatistics, collect_statistics, merge, site
-from personae.discovery.statistics import Statistics, reduce_rows
+from personae.discovery.statistics import Statistics, membership, reduce_rows
 from personae.errors import DataError, OptionError
 from personae.models import Encoded, Target, find_targets
 
@@ -177,7 +177,7 @@ def test_merged_shards_equal_the_whole_in_any_order(tiny_model: TinyModel) -> No
 
 
 def test_a_shard_without_a_site_changes_nothing_there() -> None:
-    x = reduce_rows(torch.ones(2, 3), torch.tensor([0, 1]), 2)
+    x = reduce_rows(torch.ones(2, 3), membership(torch.tensor([0, 1]), 2))
     both = merge([{"a": x, "b": x}, {"a": x}])
     assert (both["a"].tokens, both["b"].tokens) == (4, 2)
     with pytest.raises(DataError, match="no statistics"):
@@ -194,7 +194,7 @@ def test_chan_update_equals_numpy(answers: list[list[float]], cut: int) -> None:
     def part(chosen: list[list[float]]) -> InputStatistics:
         rows = torch.tensor([v for a in chosen for v in a])[:, None]
         owner = torch.tensor([n for n, a in enumerate(chosen) for _ in a])
-        return reduce_rows(rows, owner, len(chosen))
+        return reduce_rows(rows, membership(owner, len(chosen)))
 
     total = part(answers[:cut])
     total.merge(part(answers[cut:]))
@@ -205,9 +205,9 @@ def test_chan_update_equals_numpy(answers: list[list[float]], cut: int) -> None:
 
 
 def test_an_answer_without_a_row_is_no_sample() -> None:
-    part = reduce_rows(torch.tensor([[2.0], [4.0]]), torch.tensor([1, 1]), 3)
+    part = reduce_rows(torch.tensor([[2.0], [4.0]]), membership(torch.tensor([1, 1]), 3))
     assert (part.answers, part.tokens, part.answer_mean.item(), part.answer_m2.item()) == (1, 2, 3.0, 0.0)
-    nothing = reduce_rows(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 3)
+    nothing = reduce_rows(torch.zeros(0, 4), membership(torch.zeros(0, dtype=torch.int64), 3))
     assert (nothing.answers, nothing.tokens) == (0, 0)
     assert torch.equal(nothing.mean_abs, torch.zeros(4, dtype=torch.float64))
 

@@ -147,12 +147,15 @@ def collect_statistics(
         if tick:
             tick(sum(len(b.items) for b in batches[:done]))
     device = next(model.parameters()).device
+    # Seeing every operation costs time, so only where experts are fused.
+    fused = any(t.expert is not None for t in targets)
     with eager_experts(model, targets), collector.attached():
         for number, batch in enumerate(batches[done:], start=done + 1):
             collector.batch = batch = batch.to(device)
-            collector.last = None
+            collector.last = collector.rows = None
             nowhere = torch.zeros_like(batch.counted)
-            with head_on(model, nowhere), _ExpertInputs(targets, collector):
+            watching = _ExpertInputs(targets, collector) if fused else contextlib.nullcontext()
+            with head_on(model, nowhere), watching:
                 model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
             if tick:
                 tick(len(batch.items))
@@ -203,6 +206,7 @@ class _Collector:
         self.batch: Batch | None = None
         # q, k and v read one tensor, one after the other: reduce it once. Only the last one is kept alive.
         self.last: tuple[torch.Tensor, InputStatistics] | None = None
+        self.rows: tuple[torch.Tensor, torch.Tensor] | None = None
         for key, width in sorted(self.widths.items()):
             self.statistics[key] = InputStatistics.zeros(width, gram=gram)
 
@@ -229,24 +233,31 @@ class _Collector:
                         f"{name} sees {tuple(x.shape)} for a batch of {tuple(counted.shape)} tokens: its rows cannot "
                         "be matched to tokens, so padding could not be told apart."
                     )
-                chosen = counted.flatten()
-                answer = torch.arange(counted.shape[0], device=x.device)[:, None].expand_as(counted).flatten()[chosen]
-                rows = x.reshape(-1, x.shape[-1])[chosen]
-                self.last = (x, reduce_rows(rows, answer, counted.shape[0], self.gram))
+                if self.rows is None:  # of this batch: which rows count, and to which answer each belongs
+                    index = counted.flatten().nonzero().flatten()
+                    self.rows = (index, membership(index // counted.shape[1], counted.shape[0]))
+                index, member = self.rows
+                rows = x.reshape(-1, x.shape[-1]).index_select(0, index)
+                self.last = (x, reduce_rows(rows, member, self.gram))
             self.statistics[name].merge(self.last[1])
 
         return see
 
 
-def reduce_rows(rows: torch.Tensor, answer: torch.Tensor, answers: int, gram: bool = False) -> InputStatistics:
-    """Statistics of counted inputs, rows (n, in), where `answer`, (n,), says which answer a row belongs to.
+def membership(answer: torch.Tensor, answers: int) -> torch.Tensor:
+    """(answers, n) float32, 1 where row n belongs to that answer: one product with it sums each answer's rows."""
+    member = torch.zeros(answers, len(answer), device=answer.device)
+    member[answer, torch.arange(len(answer), device=answer.device)] = 1.0
+    return member
+
+
+def reduce_rows(rows: torch.Tensor, member: torch.Tensor, gram: bool = False) -> InputStatistics:
+    """Statistics of counted inputs, rows (n, in), where `member`, (answers, n), says which answer a row belongs to.
 
     Answers without a counted row here (an expert they never reached) give no sample.
     """
     rows = rows.float()
     absolute = rows.abs()
-    member = torch.zeros(answers, len(rows), device=rows.device)  # (answers, n): one product sums each answer
-    member[answer, torch.arange(len(rows), device=rows.device)] = 1.0
     counts = member.sum(1)
     per_answer = (member @ absolute).double().cpu()  # (answers, in)
     present = (counts > 0).cpu()
@@ -256,7 +267,7 @@ def reduce_rows(rows: torch.Tensor, answer: torch.Tensor, answers: int, gram: bo
         tokens=len(rows),
         sum_abs=per_answer.sum(0),
         sum=rows.sum(0).double().cpu(),
-        sum_squares=torch.linalg.vector_norm(rows, dim=0).double().cpu() ** 2,
+        sum_squares=(rows * rows).sum(0).double().cpu(),
         answers=len(samples),
         answer_mean=centre,
         answer_m2=((samples - centre) ** 2).sum(0),
@@ -308,8 +319,6 @@ class _ExpertInputs(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not self.sites:
-            return result
         if func is torch.Tensor.__getitem__ and self._is_gather(args):
             self.tokens = args[1]
         elif func in _PRODUCTS and len(args) > 1 and isinstance(args[1], torch.Tensor):
@@ -340,5 +349,5 @@ class _ExpertInputs(TorchFunctionMode):
             raise DataError(f"{key}: {len(rows)} rows for {len(self.tokens)} routed tokens; cannot match them.")
         chosen = batch.counted.flatten()[self.tokens]
         answer = self.tokens[chosen] // batch.counted.shape[1]
-        part = reduce_rows(rows[chosen], answer, batch.counted.shape[0], self.collector.gram)
+        part = reduce_rows(rows[chosen], membership(answer, batch.counted.shape[0]), self.collector.gram)
         self.collector.statistics[key].merge(part)
