@@ -35,7 +35,7 @@ from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint, sweep
 from personae.discovery.selection import Dropped, count
 from personae.discovery.session import Family, Session, to_masks
-from personae.discovery.settings import DEFAULT_CHEAP_SHARES, Settings
+from personae.discovery.settings import DEFAULT_CHEAP_SHARES, FIXED_CHEAP_SHARE, Settings
 from personae.errors import OptionError
 from personae.models import cache_directory, find_targets, fingerprint
 from personae.personas import Contrast, Persona, split
@@ -209,7 +209,7 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
             chosen.append(_best_isolated(session, settings, dev, pole))
             continue
         if settings.method == "directed":
-            cheap = settings.cheap_share or DEFAULT_CHEAP_SHARES[0]
+            cheap = settings.cheap_share or FIXED_CHEAP_SHARE
             family = session.family(settings, pole, cheap)
             wanted = family.most if settings.drop_share is None else count(settings.drop_share, session.size)
             if wanted > family.most:

@@ -18,7 +18,8 @@ METHODS = (
     "random",
 )
 DEFAULT_BUDGET = 0.05  # nats a token
-DEFAULT_CHEAP_SHARES = (0.6,)
+DEFAULT_CHEAP_SHARES = (0.6,)  # tried within a budget
+FIXED_CHEAP_SHARE = 0.3  # with a drop share: no budget stands behind it, so a more careful one
 DEFAULT_ROUNDS = 2
 
 
