@@ -21,7 +21,7 @@ from personae.evaluation.bench import Bench
 from personae.evaluation.bootstrap import RESAMPLES
 from personae.evaluation.capability_texts import CapabilityText, unread_text
 from personae.evaluation.conditions import make_row, with_claims
-from personae.evaluation.controls import CONTROLS, MATCHES, control_conditions
+from personae.evaluation.controls import CONTROLS, MATCHES, SLOW_CONTROLS, control_conditions, other_controls
 from personae.evaluation.poles import check_artefact, discovered, from_artefact, overlap_warning, settings_for
 from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, TextRecord
 from personae.evaluation.rivals import RIVALS, rival_conditions
@@ -29,7 +29,7 @@ from personae.evaluation.scoring import ItemScores, baselines, encode_items
 from personae.evaluation.shared import Shared
 from personae.models import Target, find_targets, fingerprint, render_prompt
 from personae.personas import Contrast, split
-from personae.runtime import check_base
+from personae.runtime import PersonaModel, check_base
 from personae.subnetwork import Artefact
 
 
@@ -49,6 +49,7 @@ def evaluate(
     max_capability_loss: float | None = None,
     system_prompt: bool = True,
     rivals: Sequence[str] = (),
+    other: Artefact | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     allow_other_weights: bool = False,
@@ -59,7 +60,8 @@ def evaluate(
     artefact: its two poles make a row. methods: each is discovered now on the calibration part, with the artefact's
     budget (or share) where there is one. controls: of CONTROLS, at the number of weights that the first persona row
     drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. rivals: of RIVALS, what else could
-    make the model answer so, from the same calibration part. split_seed: of the 60/20/20 split;
+    make the model answer so, from the same calibration part. other: another artefact, whose masks are controls.
+    split_seed: of the 60/20/20 split;
     None scores all items. session: statistics and gradients to share; one is opened where none is given.
     max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
     text that no budget search has read. resamples, seed: of the bootstrap.
@@ -106,7 +108,10 @@ def evaluate(
         conditions += control_conditions(
             bench, shared, personas[0], read[0], controls=controls, match=match, random_seeds=random_seeds
         )
-    elif controls:
+    if other is not None:
+        PersonaModel(model, targets=every).add_personas(other, allow_other_weights=allow_other_weights)  # checks it
+        conditions += other_controls(bench, other)
+    if controls and not personas:
         notes.append("no controls: they drop as many weights as a persona does, and there is no persona here.")
     if session is None:
         shared.session.forget()
@@ -137,7 +142,7 @@ def _check(
 ) -> None:
     for option, given, known in (
         ("--method", methods, METHODS),
-        ("--control", controls, CONTROLS),
+        ("--control", controls, CONTROLS + SLOW_CONTROLS),
         ("--match", match, MATCHES),
         ("--rival", rivals, RIVALS),
     ):
