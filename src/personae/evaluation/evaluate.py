@@ -61,8 +61,8 @@ def evaluate(
     budget (or share) where there is one. controls: of CONTROLS, at the number of weights that the first persona row
     drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. rivals: of RIVALS, what else could
     make the model answer so, from the same calibration part. other: another artefact, whose masks are controls.
-    split_seed: of the 60/20/20 split;
-    None scores all items. session: statistics and gradients to share; one is opened where none is given.
+    split_seed: of the 60/20/20 split; None scores all items. session: statistics and gradients to share; one is
+    opened where none is given.
     max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
     text that no budget search has read. resamples, seed: of the bootstrap.
 
