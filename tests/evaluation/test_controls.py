@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personae.discovery import GenericText, open_session
+from personae.discovery import GenericText, discover, encode_contrast, open_session
+from personae.errors import OptionError
+from personae.evaluation import evaluate
 from personae.evaluation.controls import random_masks, scored_masks
 from personae.evaluation.poles import dropped
 from personae.models import find_targets
-from personae.personas import Contrast
+from personae.personas import Contrast, split
 
 
 class Shape:
@@ -73,3 +76,58 @@ def test_a_share_below_one_weight_a_row_keeps_its_number(
     masks = scored_masks(session, "magnitude", number)
     assert abs(dropped(masks) - number) <= len(session.targets) / 2
     assert dropped(scored_masks(session, "magnitude", 0)) == 0
+
+
+def test_shuffled_labels_find_a_mask_of_the_same_size_among_the_same_candidates(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    artefact = discover(model, tokenizer, contrast, generic=generic, cheap_share=0.3, drop_share=0.01, resume=False)
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    result = evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session, resamples=50)
+    row, own = result["shuffled"], result["directed"]
+    assert row.kind == "control"
+    assert row.loss is not None
+    assert (row.sparsity_positive, row.sparsity_negative) == (own.sparsity_positive, own.sparsity_negative)
+    assert row.readings[0].difference != own.readings[0].difference
+    # what it learned from shuffled pairs moves real ones less than what the persona learned from real pairs
+    assert row.margin.value - row.margin_opposite.value < own.margin.value - own.margin_opposite.value
+
+
+def test_shuffled_labels_need_candidates(
+    model_and_tokenizer: Any, contrast: Contrast, artefact_of: Any, generic: GenericText
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    artefact = artefact_of(model, contrast, method="wanda")
+    with pytest.raises(OptionError, match="not found by directed"):
+        evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session)
+
+
+def test_another_personas_masks_are_controls(
+    model_and_tokenizer: Any, contrast: Contrast, artefact_of: Any, generic: GenericText
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    other = artefact_of(model, replace(contrast, name="high-low", positive="high", negative="low"), share=0.01)
+    artefact = artefact_of(model, contrast)
+    result = evaluate(model, tokenizer, contrast, artefact, controls=(), other=other, session=session, resamples=50)
+    for name in ("high", "low"):
+        row = result[f"other: {name}"]
+        assert row.kind == "control"
+        assert row.sparsity == pytest.approx(other[name].sparsity)
+        assert row.acc == row.acc_opposite
+    assert len(result["directed"].claims) == 3
+
+
+def test_a_session_on_other_items_shares_what_does_not_depend_on_them(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    part = split(contrast).calibration
+    session = open_session(model, tokenizer, part, generic=generic, resume=False)
+    statistics, gains = session.generic_statistics, session.gains
+    other = session.with_calibration(encode_contrast(model, tokenizer, part.swapped()))
+    assert other.generic_statistics is statistics
+    assert all(torch.allclose(other.gains[n], -h, atol=1e-6) for n, h in gains.items())
+    assert session.gains is gains

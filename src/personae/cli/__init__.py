@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from personae.cli import chat, demo, discover, doctor, evaluate, listing
+from personae.cli import chat, demo, discover, doctor, evaluate, listing, lm_eval
 from personae.cli.console import errors_exit_with_2
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_personas)
 app.command("discover")(discover.discover)
 app.command("eval")(evaluate.evaluate)
+app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval)
 app.command("chat")(chat.chat)
 
 

@@ -31,7 +31,9 @@ def evaluate(
     artefact: Annotated[Path | None, typer.Argument(help="A .persona file with both poles.")] = None,
     model: ModelOption = None,
     method: Annotated[list[str] | None, typer.Option(help="Also discover by this method; may be repeated.")] = None,
-    control: Annotated[list[str] | None, typer.Option(help="random, magnitude, generic, opposite (default: all).")] = None,
+    control: Annotated[list[str] | None, typer.Option(help="random, magnitude, generic, opposite (default: these four), shuffled.")] = None,
+    other: Annotated[Path | None, typer.Option(help="Another .persona file, whose masks are controls too.")] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="'mask + prompt', retrieval, steering; may be repeated.")] = None,
     match: Annotated[list[str] | None, typer.Option(help="Controls at equal sparsity and/or equal loss.")] = None,
     max_capability_loss: Annotated[
         float | None, typer.Option(help="Budget of --method, nats a token. Default: the artefact's, else 0.05.")
@@ -81,7 +83,8 @@ def evaluate(
         result = run(
             lm, tokenizer, data, made, methods=tuple(method or ()),
             controls=tuple(control) if control else ("random", "magnitude", "generic", "opposite"),
-            match=tuple(match or ("sparsity",)), split_seed=None if all_items else split_seed,
+            match=tuple(match or ("sparsity",)), rivals=tuple(rival or ()),
+            other=load_artefact(other) if other is not None else None, split_seed=None if all_items else split_seed,
             random_seeds=random_seeds, max_capability_loss=max_capability_loss, session=session,
             capability_text=text, resamples=resamples, seed=seed, allow_other_weights=allow_other_weights, progress=bar,
         )  # fmt: skip

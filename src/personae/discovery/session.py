@@ -73,6 +73,14 @@ class Session:
         )
         return self._kept[-1]
 
+    def with_calibration(self, calibration: Calibration) -> Session:
+        """The same model, generic text and what is computed from it, with other calibration items."""
+        other = replace(self, calibration=calibration, _other_gains={}, _base=dict(self._base))
+        for name in ("generic_statistics", "generic_wanda", "fisher", "_root_price"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
     def forget(self) -> None:
         """Remove what was kept for the case of a kill: what it was for is done."""
         for checkpoint in self._kept:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -53,17 +54,33 @@ class Bench:
         """Items, and unless `loss` is False the capability texts, under one side's masks."""
         if not dropped(masks):  # an empty mask is the base model, which has been read
             return self.base, self.capability if loss else None
-        with wearing(self.targets, masks):
+        return self.under(title, wearing(self.targets, masks), loss=loss)
+
+    def under(
+        self, title: str, change: AbstractContextManager[None], *, loss: bool = True
+    ) -> tuple[ItemScores, Capability | None]:
+        """The same under any other change of the model."""
+        with change:
             return self.scores(title, self.items), self.likelihoods(title) if loss else None
 
     def both(self, title: str, masks: tuple[Masks, Masks], *, loss: bool = True) -> tuple[Sides, Loss | None]:
         """Both sides of a condition; one and the same mask on both is read once."""
         first, before = self.read(title, masks[0], loss=loss)
         second, after = (first, before) if masks[0] is masks[1] else self.read(title, masks[1], loss=loss)
+        return (first, second), self._loss(before, after)
+
+    def both_under(
+        self, title: str, changes: Sequence[Callable[[], AbstractContextManager[None]]]
+    ) -> tuple[Sides, Loss | None]:
+        """Both sides of a condition that is no mask."""
+        (first, before), (second, after) = (self.under(title, change()) for change in changes)
+        return (first, second), self._loss(before, after)
+
+    def _loss(self, before: Capability | None, after: Capability | None) -> Loss | None:
         if before is None or after is None:
-            return (first, second), None
+            return None
         base = self.capability
-        return (first, second), Loss(
+        return Loss(
             plain=before.plain - base.plain,
             plain_opposite=after.plain - base.plain,
             chat=before.chat - base.chat,

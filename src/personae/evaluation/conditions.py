@@ -15,7 +15,7 @@ import numpy as np
 from personae.evaluation.bootstrap import Estimate, holm, interval, margin_over_best_control
 from personae.evaluation.scoring import Floats, ItemScores, Kind, mean_outcomes
 
-RowKind = Literal["base", "prompt", "method", "control"]
+RowKind = Literal["base", "prompt", "rival", "method", "control"]
 CLAIMED = ("acc", "acc_opposite", "tied_separation")
 
 Sides = tuple[ItemScores, ItemScores]  # under p⁺'s side, under p⁻'s side

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from personae.discovery import Session, Settings, choose, to_masks
+from personae.discovery import Session, Settings, choose, encode_contrast, to_masks
+from personae.errors import OptionError
 from personae.evaluation.bench import Bench
 from personae.evaluation.conditions import Condition, Loss, Sides
 from personae.evaluation.poles import Masks, Poles, budget_of, cost_of, dropped
 from personae.evaluation.shared import Shared
 from personae.models import Target
-from personae.subnetwork import Mask
+from personae.subnetwork import Artefact, Mask
 
 CONTROLS = ("random", "magnitude", "generic", "opposite")
+SLOW_CONTROLS = ("shuffled",)  # on request: they calibrate again
 MATCHES = ("sparsity", "loss")
 
 
@@ -46,9 +48,41 @@ def control_conditions(
             [choice] = choose(shared.session, settings, shared.dev, poles=(0,))
             note = f"the largest mask within {budget:.3g} nats a token"
             found.append(_one_mask(bench, f"{method} (equal loss)", method, to_masks(choice.dropped), note))
+    if "shuffled" in controls:
+        found.append(shuffled_control(bench, shared, poles))
     if "opposite" in controls:
         found.append(opposite_control(poles, persona))
     return found
+
+
+def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) -> Condition:
+    """Masks found in the same way from the same items with the labels of half the pairs exchanged.
+
+    Same candidates, same number of weights, one round. What it gains is what fitting any direction gains.
+    """
+    items = encode_contrast(bench.model, shared.tokenizer, shared.calibration.shuffled_labels(seed))
+    session = shared.session.with_calibration(items)
+    masks = []
+    for pole, (own, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True)):
+        if cheap is None:
+            raise OptionError("--control shuffled repeats directed, and this persona was not found by directed.")
+        masks.append(to_masks(session.family(Settings(rounds=1), pole, cheap).at(dropped(own))))
+    pair = (masks[0], masks[1])
+    sides, loss = bench.both("shuffled", pair)
+    return Condition(
+        "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed"), seeds=(seed,),
+        note="as many weights, found from the same pairs with half of the labels exchanged",
+    )  # fmt: skip
+
+
+def other_controls(bench: Bench, other: Artefact) -> list[Condition]:
+    """Another artefact's personas, each worn for both poles."""
+    return [
+        _one_mask(
+            bench, f"other: {name}", part.provenance.method, part.masks, f"the mask of {name}, at its own sparsity"
+        )
+        for name, part in sorted(other.personas.items())
+    ]
 
 
 def random_control(bench: Bench, shared: Shared, poles: Poles, seeds: int) -> Condition:

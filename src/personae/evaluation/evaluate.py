@@ -21,14 +21,15 @@ from personae.evaluation.bench import Bench
 from personae.evaluation.bootstrap import RESAMPLES
 from personae.evaluation.capability_texts import CapabilityText, unread_text
 from personae.evaluation.conditions import make_row, with_claims
-from personae.evaluation.controls import CONTROLS, MATCHES, control_conditions
+from personae.evaluation.controls import CONTROLS, MATCHES, SLOW_CONTROLS, control_conditions, other_controls
 from personae.evaluation.poles import check_artefact, discovered, from_artefact, overlap_warning, settings_for
 from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, TextRecord
+from personae.evaluation.rivals import RIVALS, rival_conditions
 from personae.evaluation.scoring import ItemScores, baselines, encode_items
 from personae.evaluation.shared import Shared
 from personae.models import Target, find_targets, fingerprint, render_prompt
 from personae.personas import Contrast, split
-from personae.runtime import check_base
+from personae.runtime import PersonaModel, check_base
 from personae.subnetwork import Artefact
 
 
@@ -47,6 +48,8 @@ def evaluate(
     capability_text: CapabilityText | None = None,
     max_capability_loss: float | None = None,
     system_prompt: bool = True,
+    rivals: Sequence[str] = (),
+    other: Artefact | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     allow_other_weights: bool = False,
@@ -56,8 +59,10 @@ def evaluate(
 
     artefact: its two poles make a row. methods: each is discovered now on the calibration part, with the artefact's
     budget (or share) where there is one. controls: of CONTROLS, at the number of weights that the first persona row
-    drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. split_seed: of the 60/20/20 split;
-    None scores all items. session: statistics and gradients to share; one is opened where none is given.
+    drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. rivals: of RIVALS, what else could
+    make the model answer so, from the same calibration part. other: another artefact, whose masks are controls.
+    split_seed: of the 60/20/20 split; None scores all items. session: statistics and gradients to share; one is
+    opened where none is given.
     max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
     text that no budget search has read. resamples, seed: of the bootstrap.
 
@@ -65,7 +70,7 @@ def evaluate(
     result. The model is left with its base weights, bit for bit. Errors: `DataError` (unpaired or empty sets),
     `OptionError`, `UnknownPersonaError` and `MaskMismatchError` (another persona's or model's artefact), `ModelError`.
     """
-    _check(methods, controls, match, random_seeds, resamples, split_seed)
+    _check(methods, controls, match, rivals, random_seeds, resamples, split_seed)
     check_base(model, "evaluation")
     test = contrast if split_seed is None else split(contrast, seed=split_seed).test
     items = encode_items(model, tokenizer, test)
@@ -93,13 +98,20 @@ def evaluate(
             discovered(shared.session, settings_for(method, artefact, contrast, max_capability_loss), shared.dev, name)
         )
     read = [bench.persona(poles) for poles in personas]
+    if rivals:
+        measured = read[0].loss.worst if read and read[0].loss else None
+        poles = personas[0] if personas else None
+        conditions += rival_conditions(bench, shared, tokenizer, test, rivals, poles=poles, measured=measured)
     conditions += read
     if personas and controls:
         _warn(notes, shared.other_text())
         conditions += control_conditions(
             bench, shared, personas[0], read[0], controls=controls, match=match, random_seeds=random_seeds
         )
-    elif controls:
+    if other is not None:
+        PersonaModel(model, targets=every).add_personas(other, allow_other_weights=allow_other_weights)  # checks it
+        conditions += other_controls(bench, other)
+    if controls and not personas:
         notes.append("no controls: they drop as many weights as a persona does, and there is no persona here.")
     if session is None:
         shared.session.forget()
@@ -123,14 +135,16 @@ def _check(
     methods: Sequence[str],
     controls: Sequence[str],
     match: Sequence[str],
+    rivals: Sequence[str],
     random_seeds: int,
     resamples: int,
     split_seed: int | None,
 ) -> None:
     for option, given, known in (
         ("--method", methods, METHODS),
-        ("--control", controls, CONTROLS),
+        ("--control", controls, CONTROLS + SLOW_CONTROLS),
         ("--match", match, MATCHES),
+        ("--rival", rivals, RIVALS),
     ):
         if isinstance(given, str):
             raise OptionError(f"{option} takes a sequence of names, not the text {given!r}: write ({given!r},).")
@@ -143,6 +157,8 @@ def _check(
         raise OptionError(f"--random-seeds is {random_seeds}: at least 1 is needed.")
     if resamples < 1:
         raise OptionError(f"--resamples is {resamples}: at least 1 is needed.")
+    if set(rivals) & {"retrieval", "steering"} and split_seed is None:
+        raise OptionError("--rival retrieval and steering learn from the calibration part, so they need a split.")
     if methods and split_seed is None:
         raise OptionError("--method calibrates, so it needs a split: give --split-seed, or an artefact alone.")
 

@@ -8,7 +8,15 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.discovery import DEV_ITEMS, READ_ANSWERS, Calibration, Progress, Session, encode_contrast, open_session
+from personae.discovery import (
+    DEV_ITEMS,
+    READ_ANSWERS,
+    Calibration,
+    Progress,
+    Session,
+    encode_contrast,
+    open_session,
+)
 from personae.errors import MaskMismatchError
 from personae.models import Target
 from personae.personas import Contrast, split
@@ -49,6 +57,11 @@ class Shared:
             generic_answers=answers if isinstance(answers, int) else READ_ANSWERS,
             progress=self.progress,
         )  # fmt: skip
+
+    @property
+    def calibration(self) -> Contrast:
+        """The calibration part, as text; without a split, all items."""
+        return self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).calibration
 
     @cached_property
     def dev(self) -> Calibration:

@@ -30,7 +30,7 @@ from personae.models.log_probabilities import (
     text_nll,
 )
 from personae.models.prefix import PrefixGradients
-from personae.models.targets import Target, find_targets
+from personae.models.targets import Target, find_blocks, find_targets
 
 __all__ = [
     "DEFAULT_BATCH_TOKENS",
@@ -51,6 +51,7 @@ __all__ = [
     "end_of_turn",
     "ensure_default_model",
     "fast_dtype",
+    "find_blocks",
     "find_targets",
     "fingerprint",
     "head_on",

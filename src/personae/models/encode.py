@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,13 @@ class Encoded:
     answer: tuple[int, ...]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None) -> str:
-    """The text the model sees before the answer.
+Turns = Sequence[tuple[str, str]]  # earlier questions and their answers, as examples
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None, history: Turns = ()
+) -> str:
+    """The text the model sees before the answer; `history`: (question, answer) turns before the question.
 
     With a chat template: the template's own rendering (a default system prompt stays in it); a
     template that refuses the system role gets the system text in front of the question. Without one:
@@ -30,8 +36,13 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str |
     """
     if getattr(tokenizer, "chat_template", None) is None:
         lead = f"{system}\n\n" if system else ""
-        return f"{lead}Q: {prompt}\nA:"
-    return _template(tokenizer, _messages(tokenizer, prompt, system), add_generation_prompt=True)
+        earlier = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in history)
+        return f"{lead}{earlier}Q: {prompt}\nA:"
+    messages = _messages(tokenizer, history[0][0] if history else prompt, system)
+    for number, (_, answer) in enumerate(history, 1):
+        following = history[number][0] if number < len(history) else prompt
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": following}]
+    return _template(tokenizer, messages, add_generation_prompt=True)
 
 
 def render_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
@@ -65,6 +76,7 @@ def encode(
     answer: str,
     *,
     system: str | None = None,
+    history: Turns = (),
     context: int | None = None,
 ) -> Encoded:
     """Token ids of the rendered prompt and answer.
@@ -72,7 +84,7 @@ def encode(
     The answer is never cut; a prompt that leaves no room for it within `context` tokens loses its
     beginning, with a warning. Errors: `DataError` when the answer alone fills the context.
     """
-    head = encode_prompt(tokenizer, prompt, system)
+    head = encode_prompt(tokenizer, prompt, system, history)
     tail = list(tokenizer(render_answer(tokenizer, answer), add_special_tokens=False)["input_ids"])
     if context is not None and len(head) + len(tail) > context:
         room = context - len(tail)
@@ -90,11 +102,13 @@ def encode(
     return Encoded(tuple(head), tuple(tail))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None, history: Turns = ()
+) -> list[int]:
     """Token ids of the rendered prompt."""
     # A template writes its own special tokens; adding more would double the begin-of-text token.
     special = getattr(tokenizer, "chat_template", None) is None
-    return list(tokenizer(render_prompt(tokenizer, prompt, system), add_special_tokens=special)["input_ids"])
+    return list(tokenizer(render_prompt(tokenizer, prompt, system, history), add_special_tokens=special)["input_ids"])
 
 
 def context_length(model: Any) -> int | None:

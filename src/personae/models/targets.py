@@ -96,6 +96,14 @@ def find_targets(model: nn.Module, patterns: str | Sequence[str] | None = None) 
     return [t for t in targets if t.name in chosen]
 
 
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks, in order. Errors: `ModelError` when there are none with matrices."""
+    found = [block for _, block, _ in _blocks(model)]
+    if not found:
+        raise ModelError("no repeated blocks with Linear, Conv1D or expert weights.")
+    return found
+
+
 def _blocks(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
     """(name, block, index) of the repeated blocks: items of outermost ModuleLists that hold matrices."""
     found: list[tuple[str, nn.Module, int]] = []

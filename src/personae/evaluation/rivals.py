@@ -1,0 +1,110 @@
+"""What else could make the model answer like the persona: rows to set beside the masks.
+
+Each is real and gets what the masks get: the same calibration items, the same dev items to choose on, the same budget
+where it has a strength to choose, the same test items. docs/methods.md section 6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from transformers import PreTrainedTokenizerBase
+
+from personae.discovery import DEFAULT_BUDGET
+from personae.errors import DataError
+from personae.evaluation.bench import Bench
+from personae.evaluation.conditions import Condition
+from personae.evaluation.poles import Poles, budget_of
+from personae.evaluation.retrieval import SHOTS, with_examples
+from personae.evaluation.scoring import Items, encode_items
+from personae.evaluation.shared import Shared
+from personae.evaluation.steering import choose_steering, mean_differences, steered
+from personae.personas import Contrast
+from personae.runtime import wearing
+
+RIVALS = ("mask + prompt", "retrieval", "steering")
+
+
+def rival_conditions(
+    bench: Bench,
+    shared: Shared,
+    tokenizer: PreTrainedTokenizerBase,
+    test: Contrast,
+    rivals: Sequence[str],
+    *,
+    poles: Poles | None,
+    measured: float | None,
+) -> list[Condition]:
+    """The rows asked for, in the order of RIVALS. poles, measured: the first persona row's masks and its loss."""
+    found: list[Condition] = []
+    if "mask + prompt" in rivals:
+        if poles is None:
+            raise DataError("the row 'mask + prompt' needs a persona: give an artefact, or --method.")
+        found.append(masked_and_prompted(bench, tokenizer, test, poles))
+    if "retrieval" in rivals:
+        found.append(retrieval(bench, shared, tokenizer, test))
+    if "steering" in rivals:
+        found.append(steering(bench, shared, DEFAULT_BUDGET if poles is None else budget_of(poles, measured)))
+    return found
+
+
+def masked_and_prompted(bench: Bench, tokenizer: PreTrainedTokenizerBase, test: Contrast, poles: Poles) -> Condition:
+    """Each pole's mask together with its system prompt."""
+    prompts = (test.positive_prompt, test.negative_prompt)
+    if not all(prompts):
+        raise DataError(f"'{test.name}' has no system prompts, so there is no row 'mask + prompt'.")
+    asked = [encode_items(bench.model, tokenizer, test, prompt) for prompt in prompts]
+    sides = []
+    for masks, items in zip(poles.masks, asked, strict=True):
+        with wearing(bench.targets, masks):
+            sides.append(bench.scores("mask + prompt", items))
+    return Condition(
+        "mask + prompt", "rival", [(sides[0], sides[1])], bench.sparsities(poles.masks), None, poles.seconds,
+        poles.cost, extra_prompt_tokens=extra_tokens(bench.items, asked),
+        note=f"the masks of {poles.name} and the system prompts; no capability loss is measured",
+    )  # fmt: skip
+
+
+def retrieval(bench: Bench, shared: Shared, tokenizer: PreTrainedTokenizerBase, test: Contrast) -> Condition:
+    """The nearest calibration items as earlier turns."""
+    started = time.perf_counter()
+    asked = with_examples(bench.model, tokenizer, test, shared.calibration)
+    seconds = time.perf_counter() - started
+    sides = tuple(bench.scores(f"retrieval, {side} pole", items) for side, items in zip(("+", "-"), asked, strict=True))
+    return Condition(
+        "retrieval", "rival", [(sides[0], sides[1])], seconds=seconds,
+        extra_prompt_tokens=extra_tokens(bench.items, asked),
+        note=f"the {SHOTS} nearest calibration items by BM25 as earlier turns; no capability loss is measured",
+    )  # fmt: skip
+
+
+def steering(bench: Bench, shared: Shared, budget: float) -> Condition:
+    """Mean-difference steering, block and coefficient chosen on dev within the budget."""
+    started = time.perf_counter()
+    session = shared.session
+    with bench.progress("steering vectors", len(session.calibration.positive) * 2) as tick:
+        vectors = mean_differences(bench.model, session.calibration, tick=tick)
+    text = session.generic.held_out.read
+    chosen = []
+    for side, sign in (("+", 1), ("-", -1)):
+        with bench.progress(f"steering, {side} pole: block and coefficient", len(vectors) // 5) as tick:
+            chosen.append(choose_steering(bench.model, vectors, text, shared.dev, sign=sign, budget=budget, tick=tick))
+    seconds = time.perf_counter() - started
+    sides, loss = bench.both_under("steering", [partial(steered, bench.model, c) for c in chosen])
+    where = ", ".join(f"block {c.block} × {c.coefficient:+.2f}" for c in chosen)
+    return Condition(
+        "steering", "rival", [sides], loss=loss, seconds=seconds, cost="forward-only",
+        note=f"mean-difference vector: {where}; searched within {budget:.3g} nats a token",
+    )  # fmt: skip
+
+
+def extra_tokens(plain: Items, asked: Sequence[Items]) -> float:
+    """Mean number of prompt tokens that a request costs more."""
+    extra = [
+        len(longer.prompt) - len(short.prompt)
+        for side in asked
+        for longer, short in zip(side.questions, plain.questions, strict=True)
+    ]
+    return sum(extra) / len(extra)
