@@ -153,7 +153,7 @@ def test_help_tells_the_defaults() -> None:
     text = " ".join(CliRunner().invoke(app, ["eval", "--help"], env={"COLUMNS": "300"}).output.split())
     assert "[default: 5]" in text
     assert "[default: 2000]" in text
-    assert "(default: all)" in text
+    assert "(default: the first four)" in text
 
 
 def test_help_without_a_command_lists_them_all() -> None:

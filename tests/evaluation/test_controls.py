@@ -100,7 +100,7 @@ def test_shuffled_labels_need_candidates(
     model, tokenizer = model_and_tokenizer
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
     artefact = artefact_of(model, contrast, method="wanda")
-    with pytest.raises(OptionError, match="not found by directed"):
+    with pytest.raises(OptionError, match="not found by directed"), pytest.warns(UserWarning, match="generic text"):
         evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session)
 
 

@@ -31,7 +31,7 @@ def evaluate(
     artefact: Annotated[Path | None, typer.Argument(help="A .persona file with both poles.")] = None,
     model: ModelOption = None,
     method: Annotated[list[str] | None, typer.Option(help="Also discover by this method; may be repeated.")] = None,
-    control: Annotated[list[str] | None, typer.Option(help="random, magnitude, generic, opposite (default: these four), shuffled.")] = None,
+    control: Annotated[list[str] | None, typer.Option(help="random, magnitude, generic, opposite, shuffled (default: the first four).")] = None,
     other: Annotated[Path | None, typer.Option(help="Another .persona file, whose masks are controls too.")] = None,
     rival: Annotated[list[str] | None, typer.Option(help="'mask + prompt', retrieval, steering; may be repeated.")] = None,
     match: Annotated[list[str] | None, typer.Option(help="Controls at equal sparsity and/or equal loss.")] = None,
