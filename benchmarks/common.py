@@ -43,23 +43,28 @@ def mind_answers(tokenizer: Any, dimension: str, number: int, seed: int = 0) -> 
 SEARCH_ANSWERS = 64  # read by the divergence and by each probe of the budget
 
 
-def texts(tokenizer: Any) -> tuple[GenericText, CapabilityText]:
+def texts(tokenizer: Any, names: tuple[str, ...] = ("SN", "JP", "EI")) -> tuple[GenericText, CapabilityText]:
     """(generic text for cheapness, price and budget; the text of the final figures), with nothing in common.
 
-    Generic: the first half of WikiText-2 validation and answers of SN_dev, JP_dev and EI_dev in turn. Final: the
+    Generic: the first half of WikiText-2 validation and answers of the mbti files `names` in turn (a contrast
+    leaves its own file out). Final: the
     second half, and 200 answers of TF_dev (METHODS section 7). The mbti files share no instruction.
     """
     wiki = windows(tokenizer, data("wikitext2_tokenised/wikitext-2/valid.txt").read_text("utf-8"))
     half = len(wiki) // 2
     number = 2 * SEARCH_ANSWERS
-    files = [mind_answers(tokenizer, name, 2 * math.ceil(number / 6)) for name in ("SN", "JP", "EI")]
+    files = [mind_answers(tokenizer, name, 2 * math.ceil(number / (2 * len(names)))) for name in names]
     poles = [part for file in files for part in (file[: len(file) // 2], file[len(file) // 2 :])]
     chat = [answer for row in zip(*poles, strict=True) for answer in row]
     # Every second text calibrates: an offset of one from row to row gives both halves each file and pole equally.
-    chat = [chat[6 * (i // 6) + (i + i // 6) % 6] for i in range(len(chat))][:number]
+    width = len(poles)
+    chat = [chat[width * (i // width) + (i + i // width) % width] for i in range(len(chat))][:number]
     plain = wiki[:half][:: max(half // 44, 1)][:44]
     generic = GenericText(
-        plain, tuple(chat), "WikiText-2 validation (1st half), mbti/{SN,JP,EI}_dev", answers=SEARCH_ANSWERS
+        plain,
+        tuple(chat),
+        "WikiText-2 validation (1st half), mbti/{" + ",".join(names) + "}_dev",
+        answers=SEARCH_ANSWERS,
     )
     final = CapabilityText(
         wiki[half:][:: max(half // 24, 1)][:24],

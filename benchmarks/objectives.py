@@ -40,7 +40,7 @@ def main() -> None:
     parts = split(dataclasses.replace(contrast, pairs=short))
     calibration: Contrast = parts.calibration.take(options.pairs)
     dev = encode_contrast(model, tokenizer, parts.dev.take(options.pairs))
-    whole, _ = texts(tokenizer)
+    whole, _ = texts(tokenizer, ("SN", "JP"))  # not EI: its answers are what is calibrated and measured here
     generic = GenericText(whole.plain[:12], whole.chat[:24], whole.source)  # half prices weights, half keeps the budget
     session = open_session(model, tokenizer, calibration, generic=generic, progress=bar)
     rows = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -57,7 +56,6 @@ def test_every_view_and_constructor_agrees_with_the_dense_array(arrays: list[Boo
         Mask.from_keep(~dropped),
         Mask.from_positions(np.flatnonzero(dropped)[::-1], shape),
         Mask.from_packed(mask.packed(), shape),
-        pickle.loads(pickle.dumps(mask)),
         copy.deepcopy(mask),
         ~~mask,
     ):
