@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
 
@@ -35,12 +36,19 @@ def table(name: str) -> str:
         assert more["text"]["sha256"] == found["text"]["sha256"], "the two parts were measured on other texts"
         rows += [row for row in more["rows"] if row["kind"] == "method"]
     for row in rows:
-        loss = row["capability_loss"]
         cells = [row["name"], *(_estimate(row[k]) for k in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"))]
-        cells += ["–" if loss is None else f"{loss:.3f}", f"{row['sparsity']:.2%}", _seconds(row["seconds"])]
+        cells += [_loss(row), f"{row['sparsity']:.2%}", _seconds(row["seconds"])]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"Rules that read no meaning: pick the shorter {base['shorter']:.2f}, prefer yes {base['yes']:.2f}."]
     return "\n".join(lines)
+
+
+def _loss(row: dict[str, Any]) -> str:
+    """The loss and 1.96 standard errors; nothing is lost, and nothing can err, where nothing is worn."""
+    if row["capability_loss"] is None:
+        return "–"
+    error = row["capability_loss_error"]
+    return f"{row['capability_loss']:.3f}" + (f" ± {1.96 * error:.3f}" if error else "")
 
 
 def _estimate(figure: dict[str, float] | None) -> str:

@@ -74,11 +74,46 @@ def test_a_step_is_bracketed_without_probing_twice() -> None:
     assert len(probes) == len(set(probes))
 
 
+def likelihoods(plain: float, chat: float) -> Capability:
+    """Two plain texts and one chat answer of ten tokens each."""
+    return Capability(torch.tensor([[10 * plain, 10.0]] * 2), torch.tensor([[10 * chat, 10.0]]))
+
+
 def test_loss_is_the_larger_rise() -> None:
-    base = Capability(plain=3.0, chat=2.0)
-    assert Capability(3.2, 2.1).loss(base) == pytest.approx(0.2)
-    assert Capability(2.9, 2.1).loss(base) == pytest.approx(0.1)
-    assert base.loss(base) == 0.0
+    base = likelihoods(plain=3.0, chat=2.0)
+    assert likelihoods(3.2, 2.1).loss(base) == pytest.approx(0.2)
+    assert likelihoods(2.9, 2.1).loss(base) == pytest.approx(0.1)
+    assert base.loss(base) == base.loss_bound(base) == 0.0
+
+
+def test_the_bound_is_the_loss_where_all_texts_agree() -> None:
+    assert likelihoods(3.2, 2.1).loss_bound(likelihoods(3.0, 2.0)) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_the_bound_covers_what_other_text_would_say() -> None:
+    # Texts drawn from a known law: the bound lies above the true rise in about 95 of 100 draws.
+    generator = torch.Generator().manual_seed(0)
+    true, covered, draws = 0.04, 0, 400
+    for _ in range(draws):
+        tokens = torch.randint(20, 200, (48,), generator=generator).double()
+        rises = tokens * (true + 0.08 * torch.randn(48, generator=generator).double())
+        base = Capability(torch.tensor([[0.0, 1.0]]), torch.stack([2 * tokens, tokens], 1))
+        worn = Capability(base.plain_texts, torch.stack([2 * tokens + rises, tokens], 1))
+        covered += worn.loss_bound(base) >= true
+    assert 0.92 <= covered / draws <= 0.98
+
+
+def test_the_standard_error_is_that_of_a_resampled_ratio() -> None:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(20, 200, (60,), generator=generator).double()
+    rises = tokens * (0.04 + 0.08 * torch.randn(60, generator=generator).double())
+    base = Capability(torch.tensor([[0.0, 1.0]]), torch.stack([2 * tokens, tokens], 1))
+    worn = Capability(base.plain_texts, torch.stack([2 * tokens + rises, tokens], 1))
+    drawn = torch.randint(60, (4000, 60), generator=generator)
+    resampled = (rises[drawn].sum(1) / tokens[drawn].sum(1)).std()
+    (_, single), (_, error) = worn.rises(base)
+    assert single == 0.0
+    assert error == pytest.approx(float(resampled), rel=0.05)
 
 
 def test_capability_is_the_mean_over_tokens(tiny_model: Any) -> None:

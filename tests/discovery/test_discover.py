@@ -171,7 +171,8 @@ def test_the_budget_is_kept(tiny_model: TinyModel, method: str, budget: float) -
         searched = subnetwork.provenance.measured["capability_loss_searched"]
         with wearing(find_targets(model), subnetwork.masks):
             assert capability(model, text).loss(base) == pytest.approx(searched, abs=1e-6)
-        assert searched <= budget
+            assert capability(model, text).loss_bound(base) <= budget
+        assert searched <= subnetwork.provenance.measured["capability_loss_bound"] <= budget
         assert subnetwork.dropped > 0
         assert ("cheap_share" in subnetwork.provenance.parameters) == (method == "directed")
 

@@ -58,7 +58,9 @@ def test_without_tied_items_there_are_no_tied_figures(scores_of: Scores) -> None
 
 
 def test_exchanged_losses_change_places() -> None:
-    assert Loss(1.0, 2.0, 3.0, 4.0).exchanged() == Loss(2.0, 1.0, 4.0, 3.0)
+    one = Loss(1.0, 2.0, 3.0, 4.0, (0.1, 0.2, 0.3, 0.4))
+    assert one.exchanged() == Loss(2.0, 1.0, 4.0, 3.0, (0.2, 0.1, 0.4, 0.3))
+    assert one.error == one.exchanged().error == 0.4
     assert Loss(0.1, 0.2, -3.0, 0.15).worst == 0.2
 
 

@@ -367,6 +367,7 @@ def test_masks_that_follow_the_gradient_beat_every_control(
 def test_a_model_that_overflows_on_the_capability_text_is_refused(
     model_and_tokenizer: Any, contrast: Contrast, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("personae.evaluation.bench.capability", lambda *_: Capability(float("nan"), 1.0))
+    nothing = torch.full((2, 2), float("nan"))
+    monkeypatch.setattr("personae.evaluation.bench.capability", lambda *_: Capability(nothing, nothing))
     with pytest.raises(ModelError, match="base: the likelihood of the capability text"):
         evaluate(*model_and_tokenizer, contrast, session=session)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from rich.progress import (
 )
 
 from personae.errors import ArtefactError, OptionError, PersonaeError
+from personae.files import replacing
 
 PIPED_WIDTH = 200  # columns where stdout is no terminal: rich would assume 80 and cut figures off the table
 
@@ -143,16 +143,9 @@ def _finite(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically; the old one survives any failure. Errors: `ArtefactError`."""
-    final = path.resolve()  # through a link, so that the link stays one
-    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, final)
-        except BaseException:  # Ctrl-C included
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
     except OSError as error:
         raise ArtefactError(
             f"cannot write {path}: {error.strerror or error}. Free some space or name another --output."

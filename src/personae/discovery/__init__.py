@@ -8,7 +8,6 @@ from personae.discovery.calibration import (
     encode_contrast,
     margin,
     mean_log_probabilities,
-    nll,
 )
 from personae.discovery.discover import (
     DEV_ITEMS,
@@ -62,7 +61,6 @@ __all__ = [
     "mean_log_probabilities",
     "measure",
     "merge",
-    "nll",
     "open_session",
     "silent",
     "site",

@@ -144,9 +144,3 @@ def margin(log_probabilities: torch.Tensor) -> tuple[float, float]:
     difference = log_probabilities[:, 0] - log_probabilities[:, 1]
     wins = (difference > 0).double() + 0.5 * (difference == 0).double()
     return float(wins.mean()), float(difference.mean())
-
-
-def nll(model: PreTrainedModel, texts: Sequence[Encoded], tick: Callable[[int], None] | None = None) -> float:
-    """Negative log-likelihood a token, nats, over all counted tokens of the texts."""
-    sums = answer_nll(model, texts, tick=tick)
-    return float(sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1))

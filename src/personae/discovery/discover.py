@@ -238,10 +238,13 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
 
     def within(family: Family, pole: int, parameters: dict[str, Any], start: int, title: str) -> Choice:
         with session.progress(f"capability budget ({title})", 7) as tick:
-            probe = _loss(session, family, text, base, tick)
-            number, loss = largest_within(probe, family.most, budget, start=start)
+            read: dict[int, Capability] = {}
+            probe = _bound(session, family, text, base, read, tick)
+            number, bound = largest_within(probe, family.most, budget, start=start)
         dropped = family.at(number)
-        return Choice(dropped, parameters, {**measure(session, dropped, dev, pole), "capability_loss_searched": loss})
+        loss = read[number].loss(base) if number else 0.0
+        searched = {"capability_loss_searched": loss, "capability_loss_bound": bound}
+        return Choice(dropped, parameters, {**measure(session, dropped, dev, pole), **searched})
 
     shares: Sequence[float | None] = DEFAULT_CHEAP_SHARES if settings.method == "directed" else (None,)
     chosen: list[Choice] = []
@@ -279,14 +282,16 @@ def _on_dev(choice: Choice) -> float:
     return float(choice.measured["dev_log_sigmoid"])
 
 
-def _loss(session: Session, family: Family, text: GenericText, base: Capability, tick: Any) -> Any:
-    def loss_at(number: int) -> float:
+def _bound(
+    session: Session, family: Family, text: GenericText, base: Capability, read: dict[int, Capability], tick: Any
+) -> Any:
+    def bound_at(number: int) -> float:
         with wearing(session.targets, to_masks(family.at(number))):
-            loss = capability(session.model, text).loss(base)
+            read[number] = capability(session.model, text)
         tick(1)
-        return loss
+        return read[number].loss_bound(base)
 
-    return loss_at
+    return bound_at
 
 
 def _best_isolated(session: Session, settings: Settings, dev: Calibration, pole: int) -> Choice:

@@ -7,11 +7,10 @@ from the base model, and no data has to be fetched. Seeded, and cached per model
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -22,6 +21,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.errors import DataError, OptionError
+from personae.files import replacing
 from personae.models import (
     Encoded,
     Target,
@@ -243,18 +243,10 @@ def _plain_lists(items: Sequence[Encoded]) -> list[list[list[int]]]:
 
 
 def _keep(path: Path, body: dict[str, Any]) -> None:
-    temporary: str | None = None
-    try:
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            json.dump(body, file)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if not isinstance(error, OSError):  # a cache that cannot be written costs time, nothing else
-            raise
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(body), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from personae.errors import OptionError
+from personae.files import replacing
 
 
 def _interval() -> float:
@@ -72,18 +72,13 @@ class Checkpoint:
     def save(self, done: int, sums: Mapping[str, torch.Tensor]) -> None:
         """Replace the kept sums; a full disk costs only the chance to resume."""
         started = time.monotonic()
-        temporary: str | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-            os.close(handle)
-            save_file({n: t.contiguous() for n, t in sums.items()}, temporary, metadata={"done": str(done)})
-            os.replace(temporary, self.path)
+            with replacing(self.path) as temporary:
+                save_file({n: t.contiguous() for n, t in sums.items()}, temporary, metadata={"done": str(done)})
         except (OSError, SafetensorError):  # safetensors reports a failed write as its own error
             pass
-        finally:  # after Ctrl-C too; after the rename nothing is there any more
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+        finally:
             self.last = time.monotonic()
             if self.last - started > SLOW_WRITE:  # a large model: no more than a tenth of the time goes there
                 self.every = max(self.every, 10 * (self.last - started))

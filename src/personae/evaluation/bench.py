@@ -79,13 +79,9 @@ class Bench:
     def _loss(self, before: Capability | None, after: Capability | None) -> Loss | None:
         if before is None or after is None:
             return None
-        base = self.capability
-        return Loss(
-            plain=before.plain - base.plain,
-            plain_opposite=after.plain - base.plain,
-            chat=before.chat - base.chat,
-            chat_opposite=after.chat - base.chat,
-        )
+        (plain, chat), (plain_opposite, chat_opposite) = (c.rises(self.capability) for c in (before, after))
+        values, errors = zip(plain, plain_opposite, chat, chat_opposite, strict=True)
+        return Loss(*values, errors=errors)
 
     def sparsities(self, masks: tuple[Masks, Masks]) -> tuple[float, float]:
         """Share of dropped weights over all target weights, for both sides."""

@@ -24,21 +24,39 @@ PerItem = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Rise of negative log-likelihood over base, nats a token, under p⁺'s mask and under p⁻'s."""
+    """Rise of negative log-likelihood over base, nats a token, under p⁺'s mask and under p⁻'s.
+
+    errors: the standard errors of the four over texts, in their order (`Capability.rises`).
+    """
 
     plain: float
     plain_opposite: float
     chat: float
     chat_opposite: float
+    errors: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     @property
     def worst(self) -> float:
         """`capability_loss` of the glossary: the largest over both masks and both texts."""
-        return max(self.plain, self.plain_opposite, self.chat, self.chat_opposite)
+        return max(self.values)
+
+    @property
+    def values(self) -> tuple[float, float, float, float]:
+        """The four rises, in the order of `errors`."""
+        return self.plain, self.plain_opposite, self.chat, self.chat_opposite
+
+    @property
+    def error(self) -> float:
+        """Standard error of the largest of the four."""
+        return self.errors[self.values.index(self.worst)]
 
     def exchanged(self) -> Loss:
         """The two masks in each other's place."""
-        return Loss(self.plain_opposite, self.plain, self.chat_opposite, self.chat)
+        plain, plain_opposite, chat, chat_opposite = self.errors
+        return Loss(
+            self.plain_opposite, self.plain, self.chat_opposite, self.chat,
+            (plain_opposite, plain, chat_opposite, chat),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

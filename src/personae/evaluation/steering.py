@@ -131,7 +131,7 @@ def choose_steering(
 
         def loss(steps: int, block: int = block) -> float:
             with steered(model, at(steps, block)):
-                return capability(model, text).loss(base)
+                return capability(model, text).loss_bound(base)
 
         steps, _ = largest_within(loss, MOST, budget, start=STEPS)
         found = at(steps)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from personae.errors import DataError
 from personae.evaluation.bootstrap import Difference, Estimate
-from personae.evaluation.conditions import Claim, Row
+from personae.evaluation.conditions import Claim, Loss, Row
 from personae.evaluation.results import Evaluation
 
 FORMAT = "personae.evaluation/1"
@@ -31,11 +31,13 @@ _EVALUATION = TypeAdapter(Evaluation)
 def to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """Everything as JSON-able values, unrounded: versions, fingerprints, hashes, rows, item by item readings.
 
-    Beside the fields of `Evaluation`: 'format', and in each row its 'capability_loss'. `from_dict` reads it back.
+    Beside the fields of `Evaluation`: 'format', and in each row its 'capability_loss' and '…_error'. `from_dict`
+    reads it back.
     """
     content: dict[str, Any] = _EVALUATION.dump_python(evaluation, mode="json")
     for row, entry in zip(evaluation.rows, content["rows"], strict=True):
         entry["capability_loss"] = row.capability_loss
+        entry["capability_loss_error"] = None if row.loss is None else row.loss.error
     return {"format": FORMAT, **content}
 
 
@@ -87,7 +89,7 @@ def to_rich(evaluation: Evaluation) -> RenderableType:
 
 def row_cells(row: Row) -> tuple[str, ...]:
     """A row as texts, in the order of HEADINGS; the losses are the larger of the two poles'."""
-    loss = row.loss
+    plain, chat = (_NOTHING, _NOTHING) if row.loss is None else (_loss(row.loss, 0), _loss(row.loss, 2))
     return (
         row.name,
         shown(row.acc),
@@ -97,11 +99,17 @@ def row_cells(row: Row) -> tuple[str, ...]:
         f"{row.margin.value:+.3f} / {row.margin_opposite.value:+.3f}",
         f"{row.own_answers.value:+.3f} / {row.own_answers_opposite.value:+.3f}",
         f"{row.sparsity:.2%}" if row.sparsity else "0",
-        _NOTHING if loss is None else f"{max(loss.plain, loss.plain_opposite):+.3f}",
-        _NOTHING if loss is None else f"{max(loss.chat, loss.chat_opposite):+.3f}",
+        plain,
+        chat,
         _NOTHING if row.seconds is None else f"{row.seconds:.0f}",
         row.cost if not row.extra_prompt_tokens else f"{row.extra_prompt_tokens:.0f} prompt tokens a request",
     )
+
+
+def _loss(loss: Loss, first: int) -> str:
+    """'+0.041 ± 0.006': the larger of a text's two rises, and 1.96 of its standard errors."""
+    value, error = max((loss.values[i], loss.errors[i]) for i in (first, first + 1))
+    return f"{value:+.3f}" + (f" ± {1.96 * error:.3f}" if error else "")
 
 
 def shown(estimate: Estimate | Difference | Claim | None) -> str:
@@ -125,7 +133,8 @@ def remarks(evaluation: Evaluation) -> list[str]:
         f"{trivial.yes:.2f}{_tied(trivial.yes_tied)}, majority {trivial.majority:.2f}"
     )
     lines.append(
-        f"capability loss in nats a token, the larger of both poles, on {text.plain_windows} plain windows and "
+        f"capability loss in nats a token (± 1.96 standard errors over texts), the larger of both poles, "
+        f"on {text.plain_windows} plain windows and "
         f"{text.chat_answers} chat answers: {text.name}"
     )
     lines += [f"{row.name}: {row.note}" for row in evaluation.rows if row.note]

@@ -8,10 +8,8 @@ hash before it is decoded. The hashes protect against accidents, not against a f
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, cast
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from personae.errors import ArtefactError, MaskMismatchError
+from personae.files import replacing
 from personae.subnetwork import layout
 from personae.subnetwork.artefact import Artefact, Subnetwork, check_fits, check_free, unknown_persona
 from personae.subnetwork.codec import decode, encode
@@ -232,32 +231,11 @@ def _write(header: ArtefactHeader, payloads: Payloads, path: PathName) -> None:
 
 def _replace(path: PathName, chunks: Sequence[bytes]) -> None:
     """Put a file of these chunks in the place of `path`: wholly, or not at all."""
-    final = Path(os.path.realpath(path))  # through a link, so that the link stays one
-    temporary = final.with_name(f".{secrets.token_hex(8)}.persona.tmp")
     try:
-        try:
-            with open(temporary, "xb") as file:
-                file.writelines(chunks)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
-        except BaseException:  # Ctrl-C included
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with replacing(path, durable=True) as temporary, open(temporary, "xb") as file:
+            file.writelines(chunks)
     except OSError as error:
         raise ArtefactError(
             f"cannot write {os.fspath(path)}: {error.strerror or error}. Nothing was changed; "
             "choose a folder that exists, is writable and has space"
         ) from error
-    _sync_folder(final.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where the system can; the file is complete either way."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
