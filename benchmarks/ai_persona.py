@@ -25,7 +25,7 @@ from personae.personas import Contrast, split
 
 SETS = ("power", "wealth")
 METHODS = ("wanda", "contrastive-wanda", "contrastive-sparse", "sparsegpt")
-BUDGET = 0.042  # searched on other text than the final figure is read on, so below the 0.05 it must keep
+BUDGET = 0.05  # nats a token; kept by the upper bound of the loss on other text than the final figure is read on
 PAIRS = 600  # at most, chosen by seed from the calibration part, which has about as many
 
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Power- and wealth-seeking on the default model.")
     parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
     parser.add_argument("--methods", nargs="*", help="these methods (none named: all) instead of directed")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     for name in options.sets:
         if options.methods is not None:

@@ -55,7 +55,7 @@ def run(name: str, dtype: str) -> None:
 
             def loss(dropped: int, family: Any = family) -> float:
                 with wearing(session.targets, to_masks(family.at(dropped))):
-                    return capability(model, searched).loss(start)
+                    return capability(model, searched).loss_bound(start)
 
             size, _ = largest_within(loss, family.most, BUDGET, start=first)
             for multiple in MULTIPLES:
@@ -84,7 +84,7 @@ def main() -> None:
     """Run the sets that are asked for."""
     parser = argparse.ArgumentParser(description="The frontier of directed on power- and wealth-seeking.")
     parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     for name in options.sets:
         run(name, options.dtype)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--budget", type=float, default=0.05)
     options = parser.parse_args()
-    model, tokenizer = load_model(dtype="bfloat16")
+    model, tokenizer = load_model(dtype="float32")
     contrast = load_contrast(data("mbti/EI_dev.jsonl"), paired=True)
     short = tuple(p for p in contrast.pairs if max(len(p.positive), len(p.negative)) <= LONGEST)
     parts = split(dataclasses.replace(contrast, pairs=short))
@@ -51,7 +51,7 @@ def main() -> None:
             rows.append({"objective": name, "pole": pole, "dropped": dropped, **choice.parameters, **choice.measured})
             print(rows[-1], flush=True)
     result = {
-        "rows": rows, "pairs": options.pairs, "budget": options.budget, "contrast": contrast.name, "dtype": "bfloat16",
+        "rows": rows, "pairs": options.pairs, "budget": options.budget, "contrast": contrast.name, "dtype": "float32",
         "calibration_sha256": calibration.sha256, "fingerprint": fingerprint(session.targets),
         "generic_text": {"source": generic.source, "sha256": generic.sha256}, "machine": machine(),
         "versions": versions(), "command": f"python -m benchmarks.objectives --pairs {options.pairs}",

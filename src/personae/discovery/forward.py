@@ -115,7 +115,8 @@ def _next_norm(
         change = after - before
         close = torch.nn.functional.cosine_similarity(change, added[0], dim=0) > _SAME_DIRECTION
         if close and 0.9 < float(change.norm() / added[0].norm()) < 1.1:
-            return norms[number]
+            name, norm = norms[number]
+            return name, norm
     return None
 
 
