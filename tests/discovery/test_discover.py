@@ -160,7 +160,7 @@ def test_all_that_help_are_dropped_without_a_drop_share(tiny_model: TinyModel) -
     assert lead.provenance.parameters["cheap_share"] == 0.1
 
 
-@pytest.mark.parametrize(("method", "budget"), [("directed", 0.01), ("wanda", 0.05), ("contrastive-wanda", 0.05)])
+@pytest.mark.parametrize(("method", "budget"), [("directed", 0.03), ("wanda", 0.05), ("contrastive-wanda", 0.05)])
 def test_the_budget_is_kept(tiny_model: TinyModel, method: str, budget: float) -> None:
     model, tokenizer = tiny_model("llama")
     generic = small_generic()
@@ -190,11 +190,11 @@ def test_a_round_is_kept_where_dev_gains_by_it(
         return {"dev_log_sigmoid": measured[-1], "dev_items": 1}
 
     monkeypatch.setattr(module, "measure", measure)
-    artefact = run(model, tokenizer, max_capability_loss=0.01, rounds=3)
+    artefact = run(model, tokenizer, max_capability_loss=0.03, rounds=3)
     shares = len(DEFAULT_CHEAP_SHARES)
     for subnetwork in artefact.personas.values():
         assert subnetwork.provenance.parameters.get("round") == (3 if better else None)
-        assert subnetwork.provenance.measured["capability_loss_searched"] <= 0.01
+        assert subnetwork.provenance.measured["capability_loss_searched"] <= 0.03
         assert subnetwork.dropped > 0
     assert len(measured) == 2 * (shares + 2 if better else shares + 1)
 
@@ -205,15 +205,17 @@ def test_one_round_takes_no_divergence(tiny_model: TinyModel, monkeypatch: pytes
 
     monkeypatch.setattr("personae.discovery.session.divergence_gradient", never)
     model, tokenizer = tiny_model("llama")
-    artefact = run(model, tokenizer, max_capability_loss=0.01, rounds=1)
+    artefact = run(model, tokenizer, max_capability_loss=0.03, rounds=1)
     assert all(s.dropped for s in artefact.personas.values())
 
 
 def test_a_budget_that_nothing_keeps_drops_nothing(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny_model("llama")
-    monkeypatch.setattr("personae.discovery.budget.Capability.loss", lambda self, base: 9.0)
+    monkeypatch.setattr("personae.discovery.budget.Capability.loss_bound", lambda self, base: 9.0)
     for method in ("directed", "magnitude"):
-        artefact = run(model, tokenizer, method=method, max_capability_loss=0.01)
+        told = rf"no mask of {method} keeps 0\.01 nats a token \(pole [12].*may cost 9\.000.*the mask is empty"
+        with pytest.warns(UserWarning, match=told):
+            artefact = run(model, tokenizer, method=method, max_capability_loss=0.01)
         assert [s.dropped for s in artefact.personas.values()] == [0, 0]
         assert [s.provenance.measured["dev_margin_gain"] for s in artefact.personas.values()] == [0.0, 0.0]
 

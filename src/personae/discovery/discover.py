@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -241,6 +242,13 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             read: dict[int, Capability] = {}
             probe = _bound(session, family, text, base, read, tick)
             number, bound = largest_within(probe, family.most, budget, start=start)
+        if read and not number:
+            least = min(read)
+            warnings.warn(
+                f"no mask of {settings.method} keeps {budget:g} nats a token ({title}): the smallest that was tried, "
+                f"{least:,} weights, costs {read[least].loss(base):.3f} and may cost {read[least].loss_bound(base):.3f} "
+                "on other text; the mask is empty. More generic answers make the bound tighter.", stacklevel=3,
+            )  # fmt: skip
         dropped = family.at(number)
         loss = read[number].loss(base) if number else 0.0
         searched = {"capability_loss_searched": loss, "capability_loss_bound": bound}
