@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from discovery_data import small_contrast
-from personae.discovery import Calibration, against_base, encode_contrast, margin, mean_log_probabilities, nll
+from personae.discovery import Calibration, against_base, encode_contrast, margin, mean_log_probabilities
 from personae.errors import DataError
 from personae.models import encode, encode_prompt, end_of_turn
 from personae.personas import Contrast, Pair, Persona, Sample
@@ -91,13 +91,6 @@ def test_mean_log_probabilities(tiny_model: TinyModel) -> None:
     found = mean_log_probabilities(model, items, tick=ticks.append)
     torch.testing.assert_close(found, torch.tensor([means], dtype=torch.float64), rtol=1e-4, atol=1e-4)
     assert sum(ticks) == 7
-
-
-def test_nll_is_by_token_not_by_text(tiny_model: TinyModel) -> None:
-    model, items = calibration(tiny_model)
-    texts = items.positive
-    total = -sum(slow(model, e.prompt, e.answer) * len(e.answer) for e in texts)
-    assert nll(model, texts) == pytest.approx(total / sum(len(e.answer) for e in texts), rel=1e-4)
 
 
 def test_margin_counts_ties_one_half() -> None:

@@ -30,7 +30,7 @@ def discover(
     contrast: Annotated[str, typer.Argument(help="Built-in name, file, or hub:owner/name; see `personae list`.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: CONTRAST.persona here.")] = None,
     model: ModelOption = None,
-    method: Annotated[str, typer.Option(help="directed, wanda, contrastive-wanda, contrastive-sparse, sparsegpt, generic, magnitude, random.")] = "directed",
+    method: Annotated[str, typer.Option(help="directed, directed-forward, wanda, contrastive-wanda, contrastive-sparse, sparsegpt, generic, magnitude, random.")] = "directed",
     max_capability_loss: Annotated[float | None, typer.Option(help="Budget in nats a token on generic text. Default: 0.05.")] = None,
     cheap_share: Annotated[float | None, typer.Option(help="c: candidates are the cheapest share of each row.")] = None,
     drop_share: Annotated[float | None, typer.Option(help="Share of all target weights to drop.")] = None,
@@ -42,6 +42,7 @@ def discover(
     phi: Annotated[str, typer.Option(help="relu or softplus, for contrastive-wanda.")] = "relu",
     tokens: Annotated[str, typer.Option(help="Which tokens statistics count: answer or all.")] = "answer",
     rank_by: Annotated[str, typer.Option(help="Order of directed's candidates: gain or gain-per-price.")] = "gain-per-price",
+    forward: Annotated[str, typer.Option(help="Gain of directed-forward: lean or separation.")] = "lean",
     objective: Annotated[str, typer.Option(help="margin or log-sigmoid (of the margin).")] = "margin",
     own_weight: Annotated[float, typer.Option(help="β: added weight of the persona's own answers.")] = 0.0,
     rounds: Annotated[int | None, typer.Option(help="Rounds of directed within a budget. Default: 2.")] = None,
@@ -72,7 +73,7 @@ def discover(
         "method": method, "max_capability_loss": max_capability_loss, "cheap_share": cheap_share,
         "drop_share": drop_share, "sparsity": sparsity, "isolated": isolated, "selection": selection,
         "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by,
-        "objective": objective, "own_weight": own_weight, "rounds": rounds, "seed": seed,
+        "forward": forward, "objective": objective, "own_weight": own_weight, "rounds": rounds, "seed": seed,
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded
     if cross_fit is not None and all_items:

@@ -19,6 +19,7 @@ from personae.discovery.discover import (
     versions,
 )
 from personae.discovery.divergence import divergence_gradient
+from personae.discovery.forward import Writer, directions, forward_gains, residual_writers
 from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text, windows
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
@@ -44,17 +45,20 @@ __all__ = [
     "Session",
     "Settings",
     "WeightedQuestion",
+    "Writer",
     "against_base",
     "attribute",
     "capability",
     "choose",
     "collect_statistics",
+    "directions",
     "discover",
     "divergence_gradient",
     "drop_highest",
     "drop_lowest",
     "drop_n_of_m",
     "encode_contrast",
+    "forward_gains",
     "generic_text",
     "largest_within",
     "margin",
@@ -62,6 +66,7 @@ __all__ = [
     "measure",
     "merge",
     "open_session",
+    "residual_writers",
     "silent",
     "site",
     "to_masks",

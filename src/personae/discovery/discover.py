@@ -209,7 +209,7 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
         if settings.isolated:
             chosen.append(_best_isolated(session, settings, dev, pole))
             continue
-        if settings.method == "directed":
+        if settings.by_candidates:
             cheap = settings.cheap_share or FIXED_CHEAP_SHARE
             family = session.family(settings, pole, cheap)
             wanted = family.most if settings.drop_share is None else count(settings.drop_share, session.size)
@@ -244,17 +244,18 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             number, bound = largest_within(probe, family.most, budget, start=start)
         if read and not number:
             least = min(read)
+            costs, most = read[least].loss(base), read[least].loss_bound(base)
             warnings.warn(
                 f"no mask of {settings.method} keeps {budget:g} nats a token ({title}): the smallest that was tried, "
-                f"{least:,} weights, costs {read[least].loss(base):.3f} and may cost {read[least].loss_bound(base):.3f} "
-                "on other text; the mask is empty. More generic answers make the bound tighter.", stacklevel=3,
+                f"{least:,} weights, costs {costs:.3f} and may cost {most:.3f} on other text; "
+                "the mask is empty. More generic answers make the bound tighter.", stacklevel=3,
             )  # fmt: skip
         dropped = family.at(number)
         loss = read[number].loss(base) if number else 0.0
         searched = {"capability_loss_searched": loss, "capability_loss_bound": bound}
         return Choice(dropped, parameters, {**measure(session, dropped, dev, pole), **searched})
 
-    shares: Sequence[float | None] = DEFAULT_CHEAP_SHARES if settings.method == "directed" else (None,)
+    shares: Sequence[float | None] = DEFAULT_CHEAP_SHARES if settings.by_candidates else (None,)
     chosen: list[Choice] = []
     for pole in poles:
         tried: list[Choice] = []

@@ -29,8 +29,6 @@ FORWARD_BATCH_TOKENS = 1024
 _SAME_DIRECTION = 0.98  # cosine between what was added to an output and what a norm then sees more of
 _NOISE = 0.5  # size of the added noise, over the size of the output
 
-Moments = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
 
 @dataclass(frozen=True, eq=False)
 class Writer:
@@ -42,7 +40,9 @@ class Writer:
 
 
 @torch.no_grad()
-def residual_writers(model: nn.Module, targets: Sequence[Target], probe: Encoded) -> list[Writer]:
+def residual_writers(
+    model: nn.Module, targets: Sequence[Target], probe: Encoded, tick: Callable[[int], None] | None = None
+) -> list[Writer]:
     """Which targets write to the residual stream, found by what they do and not by their names.
 
     Noise is added to a target's output at the last token of `probe`. If a norm that runs later sees its input change
@@ -55,6 +55,8 @@ def residual_writers(model: nn.Module, targets: Sequence[Target], probe: Encoded
     width = {weight.shape[0] for _, m in norms for weight in m.parameters(recurse=False) if weight.ndim == 1}
     found: list[Writer] = []
     for target in targets:
+        if tick:
+            tick(1)
         if target.expert is not None or target.shape[0] not in width:
             continue
         seen = _next_norm(model, target, norms, ids)

@@ -27,6 +27,7 @@ from personae.discovery.attribution import (
 )
 from personae.discovery.calibration import Calibration, mean_log_probabilities
 from personae.discovery.divergence import divergence_gradient
+from personae.discovery.forward import Writer, directions, forward_gains, residual_writers
 from personae.discovery.generic import READ_ANSWERS, GenericText
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
@@ -187,7 +188,7 @@ class Session:
 
     def family(self, settings: Settings, pole: Pole, cheap_share: float | None = None) -> Family:
         """The nested masks of a method for one pole: from a number of weights to the weights dropped."""
-        if settings.method == "directed" or (settings.method == "random" and cheap_share is not None):
+        if settings.by_candidates or (settings.method == "random" and cheap_share is not None):
             assert cheap_share is not None
             return self._inside_budget(settings, pole, cheap_share)
         scored, ties = self.scores(settings, pole)
@@ -210,16 +211,39 @@ class Session:
         return Family(at, count(0.95, size), size)
 
     def _inside_budget(self, settings: Settings, pole: Pole, cheap_share: float) -> Family:
-        """Candidates in the order of their gain (`directed`) or of chance (`random` inside the same budget)."""
+        """Candidates in the order of their gain (`directed`, `directed-forward`) or of chance (`random`)."""
         candidates = self.candidates(cheap_share)
         if settings.method == "random":
             offset = settings.seed * 100_003 + pole
             order = {t.name: scores.random(t.weight, offset * 1009 + i) + 1e-9 for i, t in enumerate(self.targets)}
+        elif settings.method == "directed-forward":
+            order = self._forward_order(settings, pole)
         else:
             gains = self.signed_gains(settings, pole)
             order = {n: self._rank_by(n, h, settings.rank_by) for n, h in gains.items()}
         ranking = rank(order, candidates)
         return Family(ranking.drop, len(ranking.order), self.size)
+
+    @cached_property
+    def writers(self) -> list[Writer]:
+        """The targets that write to the residual stream, with the norm that reads it next."""
+        with self.progress("targets that write to the residual stream", len(self.targets)) as tick:
+            return residual_writers(self.model, self.targets, self.calibration.positive[0], tick)
+
+    @cached_property
+    def directions(self) -> dict[str, torch.Tensor]:
+        """The persona direction behind each norm, p⁺ minus p⁻."""
+        both = self.calibration.positive, self.calibration.negative
+        with self.progress("persona directions", len(both[0]) + len(both[1])) as tick:
+            return directions(self.model, self.writers, *both, tick=tick)
+
+    def _forward_order(self, settings: Settings, pole: Pole) -> dict[str, torch.Tensor]:
+        """H of `directed-forward`, zero elsewhere; its price is the generic Wanda score |w|·rms(x)."""
+        gains = forward_gains(self.writers, self.directions, *self.pole_statistics, settings.forward)
+        sign = 1.0 if pole == 0 else -1.0
+        if settings.rank_by == "gain-per-price":
+            gains = {n: h / self.generic_wanda[n].clamp(min=1e-9) for n, h in gains.items()}
+        return {t.name: sign * gains[t.name] if t.name in gains else torch.zeros(t.shape) for t in self.targets}
 
     def refined(self, settings: Settings, pole: Pole, cheap_share: float, worn: Dropped) -> Family:
         """`directed` once more, with what dropping each weight costs beside the others that `worn` drops.

@@ -9,6 +9,7 @@ from personae.errors import OptionError
 
 METHODS = (
     "directed",
+    "directed-forward",
     "wanda",
     "contrastive-wanda",
     "contrastive-sparse",
@@ -28,11 +29,12 @@ class Settings:
     """Options of one discovery. `checked()` fills the default of the budget and refuses contradictions.
 
     method: one of METHODS. max_capability_loss: the budget, nats a token (the default way to choose how much
-    is dropped). cheap_share, drop_share: c and the share of weights dropped, for `directed`. sparsity: share of
-    weights dropped, for the scores and for isolated. isolated: a whole subnetwork at `sparsity` from `directed`.
-    selection: 'row', 'target' or 'global'. n_m: (N, M) keeps N of every M inputs. statistic: 'mean_abs' or 'l2'.
-    phi: 'relu' or 'softplus'. tokens: 'answer' or 'all'. rank_by: 'gain-per-price' (H/√D, D = w²·F
-    the Fisher price on generic text) or 'gain' (H).
+    is dropped). cheap_share, drop_share: c and the share of weights dropped, for both `directed` forms. sparsity:
+    share of weights dropped, for the scores and for isolated. isolated: a whole subnetwork at `sparsity` from
+    `directed`. selection: 'row', 'target' or 'global'. n_m: (N, M) keeps N of every M inputs. statistic: 'mean_abs'
+    or 'l2'. phi: 'relu' or 'softplus'. tokens: 'answer' or 'all'. rank_by: 'gain-per-price' (H/√D, D = w²·F
+    the Fisher price on generic text; `directed-forward`, which knows no gradient: |w|·rms(x)) or 'gain' (H).
+    forward: of `directed-forward`, 'lean' or 'separation'.
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
@@ -50,10 +52,16 @@ class Settings:
     phi: str = "relu"
     tokens: str = "answer"
     rank_by: str = "gain-per-price"
+    forward: str = "lean"
     objective: str = "margin"
     own_weight: float = 0.0
     rounds: int | None = None
     seed: int = 0
+
+    @property
+    def by_candidates(self) -> bool:
+        """Whether the method orders the candidates u < c by a gain, instead of scoring all weights."""
+        return self.method in {"directed", "directed-forward"}
 
     def checked(self) -> Settings:
         """These settings with the budget filled in where nothing else says how much to drop.
@@ -68,6 +76,7 @@ class Settings:
             ("--phi", self.phi, ("relu", "softplus")),
             ("--tokens", self.tokens, ("answer", "all")),
             ("--rank-by", self.rank_by, ("gain", "gain-per-price")),
+            ("--forward", self.forward, ("lean", "separation")),
             ("--objective", self.objective, ("margin", "log-sigmoid")),
         ):
             if value not in choices:
@@ -83,7 +92,7 @@ class Settings:
         ):
             if share is not None:
                 check_share(share, option)
-        directed = self.method == "directed"
+        directed = self.by_candidates
         own_share = self.cheap_share is not None or self.drop_share is not None
         if self.max_capability_loss is not None:
             if not 0 < self.max_capability_loss < float("inf"):
@@ -96,7 +105,9 @@ class Settings:
             ):
                 if given:
                     raise OptionError(f"--max-capability-loss chooses how much to drop; it excludes {option}.")
-        if self.isolated and (not directed or self.sparsity is None):
+        if self.method != "directed" and (self.objective != "margin" or self.own_weight):
+            raise OptionError(f"--objective and --own-weight belong to directed, not to {self.method}.")
+        if self.isolated and (self.method != "directed" or self.sparsity is None):
             raise OptionError("--isolated needs --method directed and --sparsity.")
         if self.isolated and own_share:
             raise OptionError("--isolated drops --sparsity of each row; it excludes --cheap-share and --drop-share.")
@@ -106,7 +117,7 @@ class Settings:
                 "selects within rows."
             )
         if directed and self.sparsity is not None and not self.isolated:
-            raise OptionError("--method directed takes --drop-share; --sparsity goes with --isolated.")
+            raise OptionError(f"--method {self.method} takes --drop-share; --sparsity goes with --isolated.")
         if not directed and own_share:
             raise OptionError(f"--cheap-share and --drop-share belong to directed; {self.method} takes --sparsity.")
         if self.n_m is not None:
@@ -116,11 +127,11 @@ class Settings:
                 raise OptionError("--n-m fixes the sparsity; it excludes --sparsity.")
             if self.selection != "row":
                 raise OptionError("--n-m selects within rows; it excludes --selection target and global.")
-        if self.rounds is not None and (not directed or own_share or self.isolated):
+        if self.rounds is not None and (self.method != "directed" or own_share or self.isolated):
             raise OptionError("--rounds belongs to directed within a budget: leave the shares and the sparsity out.")
         fixed = own_share or self.sparsity is not None or self.n_m is not None
         if not fixed and self.max_capability_loss is None:
             return replace(self, max_capability_loss=DEFAULT_BUDGET).checked()
-        if directed and self.max_capability_loss is not None and self.rounds is None:
+        if self.method == "directed" and self.max_capability_loss is not None and self.rounds is None:
             return replace(self, rounds=DEFAULT_ROUNDS)
         return self

@@ -26,11 +26,10 @@ _SHARED = (
     "phi",
     "tokens",
     "rank_by",
-    "objective",
-    "own_weight",
     "seed",
     "max_capability_loss",
 )
+_OF_DIRECTED = ("objective", "own_weight")
 _NO_STATISTICS = ("magnitude", "random")
 
 
@@ -105,17 +104,19 @@ def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, bud
     if artefact is None:
         return Settings(method=method, max_capability_loss=budget).checked()
     record = artefact[contrast.positive].provenance
-    shared: dict[str, Any] = {k: record.parameters[k] for k in _SHARED if record.parameters.get(k) is not None}
-    if method != "directed" and record.parameters.get("selection"):
+    taken_over = _SHARED + _OF_DIRECTED if method == "directed" else _SHARED
+    shared: dict[str, Any] = {k: record.parameters[k] for k in taken_over if record.parameters.get(k) is not None}
+    candidates = Settings(method=method).by_candidates
+    if not candidates and record.parameters.get("selection"):
         shared["selection"] = record.parameters["selection"]
     if budget is not None:
         shared["max_capability_loss"] = budget
     settings = Settings(method=method, **shared)
-    if settings.max_capability_loss is None and method == record.method == "directed":
+    if settings.max_capability_loss is None and candidates and method == record.method:
         own = ("cheap_share", "drop_share", "sparsity", "isolated")
         fixed: dict[str, Any] = {k: record.parameters[k] for k in own if record.parameters.get(k) is not None}
         settings = replace(settings, **fixed)
-    elif settings.max_capability_loss is None and method != "directed":
+    elif settings.max_capability_loss is None and not candidates:
         settings = replace(settings, sparsity=record.sparsity)
     return settings.checked()
 
