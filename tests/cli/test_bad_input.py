@@ -231,7 +231,7 @@ def test_shares_outside_0_and_1(refuses: Refusal, contrast: Path, words: tuple[s
         (("--method", "wanda", "--n-m", "2:4", "--selection", "global"), "excludes --selection target and global"),
         (("--method", "wanda", "--n-m", "4:2"), "smaller than M"),
         (("--method", "wanda", "--n-m", "two"), "write two numbers"),
-        (("--method", "magic"), ("unknown method 'magic'", "choose directed, wanda")),
+        (("--method", "magic"), ("unknown method 'magic'", "choose directed, directed-forward, wanda")),
         (("--selection", "column"), ("unknown --selection 'column'", "choose row, target, global")),
         (("--statistic", "max"), "choose mean_abs, l2"),
         (("--phi", "tanh"), "choose relu, softplus"),

@@ -34,7 +34,8 @@ def test_the_default_is_a_search_inside_the_capability_budget(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_drops_what_was_asked(cli: Cli, llama: Path, contrast: Path, here: Path, method: str) -> None:
-    asked = SHARES if method == "directed" else ("--sparsity", "0.3")
+    share = {"directed": 0.05, "directed-forward": 0.02}.get(method)  # the latter has fewer candidates
+    asked = ("--cheap-share", "0.3", "--drop-share", str(share)) if share else ("--sparsity", "0.3")
     ended = cli("discover", contrast, "--model", llama, "--method", method, *asked, "--json")
     assert ended.code == 0, ended.err
     result = ended.json
@@ -44,7 +45,7 @@ def test_every_method_drops_what_was_asked(cli: Cli, llama: Path, contrast: Path
         shown = result["personas"][name]
         assert shown["method"] == method
         assert shown["sparsity"] == made[name].sparsity  # what came out: rows round 0.3
-        assert shown["sparsity"] == pytest.approx(0.05 if method == "directed" else 0.3, abs=0.02)
+        assert shown["sparsity"] == pytest.approx(share or 0.3, abs=0.02)
         assert shown["dropped"] == made[name].dropped
     assert (made["loud"].masks != made["quiet"].masks) == (method not in {"magnitude", "generic"})
 

@@ -157,8 +157,8 @@ def _check(
         raise OptionError(f"--random-seeds is {random_seeds}: at least 1 is needed.")
     if resamples < 1:
         raise OptionError(f"--resamples is {resamples}: at least 1 is needed.")
-    if set(rivals) & {"retrieval", "steering"} and split_seed is None:
-        raise OptionError("--rival retrieval and steering learn from the calibration part, so they need a split.")
+    if set(rivals) - {"mask + prompt"} and split_seed is None:
+        raise OptionError("--rival: only 'mask + prompt' does without the calibration part; the others need a split.")
     if methods and split_seed is None:
         raise OptionError("--method calibrates, so it needs a split: give --split-seed, or an artefact alone.")
 

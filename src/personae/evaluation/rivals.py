@@ -16,6 +16,7 @@ from personae.discovery import DEFAULT_BUDGET
 from personae.errors import DataError
 from personae.evaluation.bench import Bench
 from personae.evaluation.conditions import Condition
+from personae.evaluation.finetune import OBJECTIVES, Recipe, adapted, adapters_on, train, within_budget
 from personae.evaluation.poles import Poles, budget_of
 from personae.evaluation.retrieval import SHOTS, with_examples
 from personae.evaluation.scoring import Items, encode_items
@@ -24,7 +25,7 @@ from personae.evaluation.steering import choose_steering, mean_differences, stee
 from personae.personas import Contrast
 from personae.runtime import wearing
 
-RIVALS = ("mask + prompt", "retrieval", "steering")
+RIVALS = ("mask + prompt", "retrieval", "steering", "lora-sft", "lora-dpo")
 
 
 def rival_conditions(
@@ -45,8 +46,12 @@ def rival_conditions(
         found.append(masked_and_prompted(bench, tokenizer, test, poles))
     if "retrieval" in rivals:
         found.append(retrieval(bench, shared, tokenizer, test))
+    budget = DEFAULT_BUDGET if poles is None else budget_of(poles, measured)
     if "steering" in rivals:
-        found.append(steering(bench, shared, DEFAULT_BUDGET if poles is None else budget_of(poles, measured)))
+        found.append(steering(bench, shared, budget))
+    for objective in OBJECTIVES:
+        if f"lora-{objective}" in rivals:
+            found.append(finetuned(bench, shared, objective, budget))
     return found
 
 
@@ -97,6 +102,30 @@ def steering(bench: Bench, shared: Shared, budget: float) -> Condition:
     return Condition(
         "steering", "rival", [sides], loss=loss, seconds=seconds, cost="forward-only",
         note=f"mean-difference vector: {where}; searched within {budget:.3g} nats a token",
+    )  # fmt: skip
+
+
+def finetuned(bench: Bench, shared: Shared, objective: str, budget: float, recipe: Recipe | None = None) -> Condition:
+    """LoRA trained on the calibration pairs of each pole, scaled down to the budget."""
+    recipe = recipe or Recipe()
+    name, session = f"lora-{objective}", shared.session
+    text = session.generic.held_out.read
+    started = time.perf_counter()
+    with adapters_on(bench.model, bench.targets, recipe, ("positive", "negative")) as wrapped:
+        adapters = []
+        for pole, side in enumerate(("positive", "negative")):
+            rows = (session.calibration.positive, session.calibration.negative)[pole]
+            with bench.progress(f"{name}, {side} pole", recipe.epochs * len(rows)) as tick:
+                trained = train(
+                    wrapped, side, session.calibration, pole=pole, objective=objective, recipe=recipe, tick=tick
+                )
+            adapters.append(within_budget(wrapped, trained, text, budget))
+        seconds = time.perf_counter() - started
+        sides, loss = bench.both_under(name, [partial(adapted, wrapped, adapter) for adapter in adapters])
+    scales = " and ".join(f"{adapter.scale:.2f}" for adapter in adapters)
+    return Condition(
+        name, "rival", [sides], loss=loss, seconds=seconds, cost=f"{recipe.epochs} backward passes a pole",
+        note=f"rank {recipe.rank}, {recipe.epochs} epochs, scaled by {scales} to keep {budget:.3g} nats a token",
     )  # fmt: skip
 
 
