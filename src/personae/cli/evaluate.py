@@ -33,7 +33,7 @@ def evaluate(
     method: Annotated[list[str] | None, typer.Option(help="Also discover by this method; may be repeated.")] = None,
     control: Annotated[list[str] | None, typer.Option(help="random, magnitude, generic, opposite, shuffled (default: the first four).")] = None,
     other: Annotated[Path | None, typer.Option(help="Another .persona file, whose masks are controls too.")] = None,
-    rival: Annotated[list[str] | None, typer.Option(help="'mask + prompt', retrieval, steering; may be repeated.")] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="'mask + prompt', retrieval, steering, lora-sft, lora-dpo; may be repeated.")] = None,
     match: Annotated[list[str] | None, typer.Option(help="Controls at equal sparsity and/or equal loss.")] = None,
     max_capability_loss: Annotated[
         float | None, typer.Option(help="Budget of --method, nats a token. Default: the artefact's, else 0.05.")
