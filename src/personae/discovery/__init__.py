@@ -21,6 +21,7 @@ from personae.discovery.discover import (
 from personae.discovery.divergence import divergence_gradient
 from personae.discovery.forward import Writer, directions, forward_gains, residual_writers
 from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text, windows
+from personae.discovery.metering import Cost, metered
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
 from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
@@ -38,6 +39,7 @@ __all__ = [
     "Capability",
     "Checkpoint",
     "Choice",
+    "Cost",
     "Family",
     "GenericText",
     "InputStatistics",
@@ -65,6 +67,7 @@ __all__ = [
     "mean_log_probabilities",
     "measure",
     "merge",
+    "metered",
     "open_session",
     "residual_writers",
     "silent",

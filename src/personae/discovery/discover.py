@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from personae.discovery.calibration import (
     mean_log_probabilities,
 )
 from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text
+from personae.discovery.metering import metered
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint, sweep
 from personae.discovery.selection import Dropped, count
@@ -99,9 +99,8 @@ def discover(
         model, tokenizer, calibration_part, generic=generic, generic_answers=generic_answers, targets=targets,
         tokens=settings.tokens, seed=settings.seed, resume=resume, progress=progress,
     )  # fmt: skip
-    started = time.perf_counter()
-    chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
-    seconds = time.perf_counter() - started
+    with metered(model.device) as cost:
+        chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
     identity = CalibrationIdentity(
         name=contrast.name, sha256=calibration_part.sha256, items=len(calibration_part), licence=contrast.licence,
         split=part,
@@ -122,7 +121,12 @@ def discover(
                     seed=settings.seed,
                     sparsity=zeros / session.size,
                     sparsity_per_target={n: round(m.sparsity, 6) for n, m in masks.items()},
-                    measured={**choice.measured, **both, "seconds_of_discovery": round(seconds, 1)},
+                    measured={
+                        **choice.measured,
+                        **both,
+                        "seconds_of_discovery": round(cost.seconds, 1),
+                        "peak_bytes_of_discovery": cost.peak_bytes,
+                    },
                     versions=versions(),
                     licence=contrast.licence,
                 ),

@@ -96,7 +96,7 @@ class Bench:
         sides, loss = self.both(poles.name, poles.masks)
         return Condition(
             poles.name, "method", [sides], self.sparsities(poles.masks), loss, poles.seconds, poles.cost,
-            note=poles.note,
+            note=poles.note, peak_bytes=poles.peak_bytes,
         )  # fmt: skip
 
     def prompted(self, tokenizer: PreTrainedTokenizerBase, test: Contrast) -> Condition:

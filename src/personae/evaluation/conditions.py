@@ -103,6 +103,7 @@ class Row:
     log p a token of p⁺'s answers under p⁺'s mask; own_answers_opposite: of p⁻'s answers under p⁻'s. sparsity: of
     both masks, and their mean. loss: None where it was not measured. seconds: of discovery. cost: 'none',
     'forward-only' or 'one backward'. extra_prompt_tokens: a request, mean. readings: one, or one a seed.
+    peak_bytes: memory that discovery needed on top of the loaded model, at its peak.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Row:
     note: str
     readings: tuple[Reading, ...]
     claims: tuple[Claim, ...] = ()
+    peak_bytes: int | None = None
 
     @property
     def capability_loss(self) -> float | None:
@@ -156,6 +158,7 @@ class Condition:
     extra_prompt_tokens: float = 0.0
     note: str = ""
     seeds: tuple[int, ...] = ()
+    peak_bytes: int | None = None
 
     def outcomes(self, side: int, kind: Kind = "mean") -> Floats:
         """Outcomes under one side, averaged over seeds, (n,)."""
@@ -214,6 +217,7 @@ def make_row(condition: Condition, base: ItemScores, *, resamples: int, seed: in
         cost=condition.cost,
         extra_prompt_tokens=condition.extra_prompt_tokens,
         note=condition.note,
+        peak_bytes=condition.peak_bytes,
         readings=tuple(_reading(s, sides) for s, sides in zip(seeds, condition.readings, strict=True)),
     )
 

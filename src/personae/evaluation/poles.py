@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from personae.discovery import DEFAULT_BUDGET, METHODS, Calibration, Session, Settings, choose, to_masks
+from personae.discovery import DEFAULT_BUDGET, METHODS, Calibration, Session, Settings, choose, metered, to_masks
 from personae.errors import DataError, UnknownPersonaError
 from personae.models import Target
 from personae.personas import Contrast, split
@@ -47,6 +46,7 @@ class Poles:
     seconds: float | None
     cost: str
     note: str = ""
+    peak_bytes: int | None = None
 
 
 def dropped(masks: Masks) -> int:
@@ -68,6 +68,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     parts = [artefact[pole] for pole in contrast.poles]
     records = [p.provenance for p in parts]
     seconds = [r.measured.get("seconds_of_discovery") for r in records]
+    peaks = [r.measured.get("peak_bytes_of_discovery") for r in records]
     return Poles(
         name=records[0].method if records[0].method == records[1].method else "artefact",
         masks=(parts[0].masks, parts[1].masks),
@@ -76,21 +77,23 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
         seconds=max((float(s) for s in seconds if isinstance(s, (int, float))), default=None),
         cost=cost_of(records[0].method),
         note="from the artefact",
+        peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
     )
 
 
 def discovered(session: Session, settings: Settings, dev: Calibration, name: str) -> Poles:
     """Both poles of a method, found now."""
-    started = time.perf_counter()
-    first, second = choose(session, settings, dev)
+    with metered(session.model.device) as cost:
+        first, second = choose(session, settings, dev)
     return Poles(
         name=name,
         masks=(to_masks(first.dropped), to_masks(second.dropped)),
         cheap_shares=(first.parameters.get("cheap_share"), second.parameters.get("cheap_share")),
         budget=settings.max_capability_loss,
-        seconds=time.perf_counter() - started,
+        seconds=cost.seconds,
         cost=cost_of(settings.method),
         note="statistics that methods share are timed with the first that needs them",
+        peak_bytes=cost.peak_bytes,
     )
 
 

@@ -6,13 +6,12 @@ where it has a strength to choose, the same test items. docs/methods.md section 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
-from personae.discovery import DEFAULT_BUDGET
+from personae.discovery import DEFAULT_BUDGET, metered
 from personae.errors import DataError
 from personae.evaluation.bench import Bench
 from personae.evaluation.conditions import Condition
@@ -74,12 +73,11 @@ def masked_and_prompted(bench: Bench, tokenizer: PreTrainedTokenizerBase, test: 
 
 def retrieval(bench: Bench, shared: Shared, tokenizer: PreTrainedTokenizerBase, test: Contrast) -> Condition:
     """The nearest calibration items as earlier turns."""
-    started = time.perf_counter()
-    asked = with_examples(bench.model, tokenizer, test, shared.calibration)
-    seconds = time.perf_counter() - started
+    with metered(bench.model.device) as cost:
+        asked = with_examples(bench.model, tokenizer, test, shared.calibration)
     sides = tuple(bench.scores(f"retrieval, {side} pole", items) for side, items in zip(("+", "-"), asked, strict=True))
     return Condition(
-        "retrieval", "rival", [(sides[0], sides[1])], seconds=seconds,
+        "retrieval", "rival", [(sides[0], sides[1])], seconds=cost.seconds, peak_bytes=cost.peak_bytes,
         extra_prompt_tokens=extra_tokens(bench.items, asked),
         note=f"the {SHOTS} nearest calibration items by BM25 as earlier turns; no capability loss is measured",
     )  # fmt: skip
@@ -87,20 +85,21 @@ def retrieval(bench: Bench, shared: Shared, tokenizer: PreTrainedTokenizerBase, 
 
 def steering(bench: Bench, shared: Shared, budget: float) -> Condition:
     """Mean-difference steering, block and coefficient chosen on dev within the budget."""
-    started = time.perf_counter()
     session = shared.session
-    with bench.progress("steering vectors", len(session.calibration.positive) * 2) as tick:
-        vectors = mean_differences(bench.model, session.calibration, tick=tick)
     text = session.generic.held_out.read
     chosen = []
-    for side, sign in (("+", 1), ("-", -1)):
-        with bench.progress(f"steering, {side} pole: block and coefficient", len(vectors) // 5) as tick:
-            chosen.append(choose_steering(bench.model, vectors, text, shared.dev, sign=sign, budget=budget, tick=tick))
-    seconds = time.perf_counter() - started
+    with metered(bench.model.device) as cost:
+        with bench.progress("steering vectors", len(session.calibration.positive) * 2) as tick:
+            vectors = mean_differences(bench.model, session.calibration, tick=tick)
+        for side, sign in (("+", 1), ("-", -1)):
+            with bench.progress(f"steering, {side} pole: block and coefficient", len(vectors) // 5) as tick:
+                chosen.append(
+                    choose_steering(bench.model, vectors, text, shared.dev, sign=sign, budget=budget, tick=tick)
+                )
     sides, loss = bench.both_under("steering", [partial(steered, bench.model, c) for c in chosen])
     where = ", ".join(f"block {c.block} × {c.coefficient:+.2f}" for c in chosen)
     return Condition(
-        "steering", "rival", [sides], loss=loss, seconds=seconds, cost="forward-only",
+        "steering", "rival", [sides], loss=loss, seconds=cost.seconds, cost="forward-only", peak_bytes=cost.peak_bytes,
         note=f"mean-difference vector: {where}; searched within {budget:.3g} nats a token",
     )  # fmt: skip
 
@@ -110,21 +109,21 @@ def finetuned(bench: Bench, shared: Shared, objective: str, budget: float, recip
     recipe = recipe or Recipe()
     name, session = f"lora-{objective}", shared.session
     text = session.generic.held_out.read
-    started = time.perf_counter()
     with adapters_on(bench.model, bench.targets, recipe, ("positive", "negative")) as wrapped:
         adapters = []
-        for pole, side in enumerate(("positive", "negative")):
-            rows = (session.calibration.positive, session.calibration.negative)[pole]
-            with bench.progress(f"{name}, {side} pole", recipe.epochs * len(rows)) as tick:
-                trained = train(
-                    wrapped, side, session.calibration, pole=pole, objective=objective, recipe=recipe, tick=tick
-                )
-            adapters.append(within_budget(wrapped, trained, text, budget))
-        seconds = time.perf_counter() - started
+        with metered(bench.model.device) as cost:
+            for pole, side in enumerate(("positive", "negative")):
+                rows = (session.calibration.positive, session.calibration.negative)[pole]
+                with bench.progress(f"{name}, {side} pole", recipe.epochs * len(rows)) as tick:
+                    trained = train(
+                        wrapped, side, session.calibration, pole=pole, objective=objective, recipe=recipe, tick=tick
+                    )
+                adapters.append(within_budget(wrapped, trained, text, budget))
         sides, loss = bench.both_under(name, [partial(adapted, wrapped, adapter) for adapter in adapters])
     scales = " and ".join(f"{adapter.scale:.2f}" for adapter in adapters)
     return Condition(
-        name, "rival", [sides], loss=loss, seconds=seconds, cost=f"{recipe.epochs} backward passes a pole",
+        name, "rival", [sides], loss=loss, seconds=cost.seconds,
+        cost=f"{recipe.epochs} backward passes a pole", peak_bytes=cost.peak_bytes,
         note=f"rank {recipe.rank}, {recipe.epochs} epochs, scaled by {scales} to keep {budget:.3g} nats a token",
     )  # fmt: skip
 

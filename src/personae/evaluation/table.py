@@ -102,8 +102,15 @@ def row_cells(row: Row) -> tuple[str, ...]:
         plain,
         chat,
         _NOTHING if row.seconds is None else f"{row.seconds:.0f}",
-        row.cost if not row.extra_prompt_tokens else f"{row.extra_prompt_tokens:.0f} prompt tokens a request",
+        _cost(row),
     )
+
+
+def _cost(row: Row) -> str:
+    """'one backward, 1300 MB', or the tokens that a prompt adds."""
+    if row.extra_prompt_tokens:
+        return f"{row.extra_prompt_tokens:.0f} prompt tokens a request"
+    return row.cost if row.peak_bytes is None else f"{row.cost}, {row.peak_bytes / 1e6:.0f} MB"
 
 
 def _loss(loss: Loss, first: int) -> str:
