@@ -3,24 +3,28 @@
     python -m benchmarks.ai_persona power wealth            # directed, system prompt, controls
     python -m benchmarks.ai_persona power wealth --methods  # the other methods, at the same capability loss
 
-Writes benchmarks/results/ai_persona_<set>[_methods].json, one file a part, so an interrupted run goes on with the
-next part. Everything is measured in one dtype and compared with the base model in the same dtype.
+Writes benchmarks/results/ai_persona_<set>[_methods].json, one file a part (and the masks, ai_persona_<set>.persona), so
+an interrupted run goes on with the next part. Everything is measured in one dtype and compared with the base model in
+the same dtype.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.common import EVALS, data, machine, texts, write
+from benchmarks.common import EVALS, RESULTS, data, machine, texts, write
 from personae import load_contrast, load_model
 from personae.cli.console import bar
 from personae.discovery import discover, open_session
 from personae.evaluation import Evaluation, evaluate, to_dict
+from personae.evaluation.bench import Bench
+from personae.evaluation.scoring import encode_items
 from personae.personas import Contrast, split
 
 SETS = ("power", "wealth")
@@ -54,6 +58,7 @@ def run(name: str, dtype: str) -> dict[str, Any]:
     generic, final = texts(tokenizer)
     started = time.perf_counter()
     artefact = discover(model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, progress=bar)
+    artefact.save(RESULTS / f"ai_persona_{name}.persona")
     seconds = time.perf_counter() - started
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
     result = evaluate(model, tokenizer, contrast, artefact, session=session, capability_text=final, progress=bar)
@@ -62,20 +67,36 @@ def run(name: str, dtype: str) -> dict[str, Any]:
     return {**_frame(name, dtype, result), "artefact": personas, "seconds_of_discovery": round(seconds, 1)}
 
 
-def run_methods(name: str, dtype: str, methods: Sequence[str]) -> dict[str, Any]:
-    """The paper's scores and SparseGPT's, each with the largest masks that keep the same budget."""
+def run_methods(name: str, dtype: str, methods: Sequence[str]) -> None:
+    """The paper's scores and SparseGPT's, each with the largest masks that keep the same budget.
+
+    The file is written anew after each method, and an interrupted run goes on with the next one.
+    """
     model, tokenizer = load_model(dtype=dtype)
     contrast = prepared(contrast_of(name))
+    parts = split(contrast)
     generic, final = texts(tokenizer)
     # A coarser search in a third of the time; the loss that counts is measured on the final text anyway.
     generic = dataclasses.replace(generic, answers=24)
-    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
-    result = evaluate(
-        model, tokenizer, contrast, methods=methods, controls=(), system_prompt=False, session=session,
-        capability_text=final, max_capability_loss=BUDGET, progress=bar,
-    )  # fmt: skip
+    path = RESULTS / f"ai_persona_{name}_methods.json"
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    frame = {"budget": BUDGET, "most_pairs": PAIRS, "set": name, "dtype": dtype, "test_sha256": parts.test.sha256}
+    rows: list[Any] = kept["evaluation"]["rows"] if all(kept.get(k) == v for k, v in frame.items()) else []
+    session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
+    bench: Bench | None = None
+    for method in methods:
+        if any(row["name"] == method for row in rows):
+            continue
+        bench = bench or Bench(model, session.targets, encode_items(model, tokenizer, parts.test), final, bar)
+        result = evaluate(
+            model, tokenizer, contrast, methods=(method,), controls=(), system_prompt=False, session=session,
+            capability_text=final, bench=bench, max_capability_loss=BUDGET, progress=bar,
+        )  # fmt: skip
+        rows = [*rows, *(row for row in to_dict(result)["rows"] if row["kind"] == "method")]
+        made = _frame(name, dtype, result)
+        made["evaluation"]["rows"] = rows
+        print(write(path.stem, {**made, **frame}), flush=True)
     session.forget()
-    return _frame(name, dtype, result)
 
 
 def _frame(name: str, dtype: str, result: Evaluation) -> dict[str, Any]:
@@ -95,8 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.sets:
         if options.methods is not None:
-            made = run_methods(name, options.dtype, options.methods or METHODS)
-            print(write(f"ai_persona_{name}_methods", made))
+            run_methods(name, options.dtype, options.methods or METHODS)
         else:
             print(write(f"ai_persona_{name}", run(name, options.dtype)))
 

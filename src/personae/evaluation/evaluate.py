@@ -46,6 +46,7 @@ def evaluate(
     match: Sequence[str] = ("sparsity",),
     session: Session | None = None,
     capability_text: CapabilityText | None = None,
+    bench: Bench | None = None,
     max_capability_loss: float | None = None,
     system_prompt: bool = True,
     rivals: Sequence[str] = (),
@@ -64,7 +65,8 @@ def evaluate(
     split_seed: of the 60/20/20 split; None scores all items. session: statistics and gradients to share; one is
     opened where none is given.
     max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
-    text that no budget search has read. resamples, seed: of the bootstrap.
+    text that no budget search has read. bench: the base model's readings of the same items and text, where an earlier
+    call has taken them already (`Bench`). resamples, seed: of the bootstrap.
 
     What a reader should know (test items that calibrated, another generic text) is warned of and noted in the
     result. The model is left with its base weights, bit for bit. Errors: `DataError` (unpaired or empty sets),
@@ -83,7 +85,10 @@ def evaluate(
     shared = Shared(model, tokenizer, contrast, artefact, split_seed, progress, session)
     targets = shared.targets(every)
     text = capability_text or unread_text(shared.session.generic)
-    bench = Bench(model, targets, items, text, progress)
+    if bench is None:
+        bench = Bench(model, targets, items, text, progress)
+    elif bench.items.questions != items.questions or bench.text.sha256 != text.sha256 or bench.model is not model:
+        raise OptionError("the bench was read on another model, on other items or on another text.")
 
     conditions = [bench.bare()]
     if system_prompt:

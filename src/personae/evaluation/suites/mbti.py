@@ -1,0 +1,195 @@
+"""Are the masks of the MBTI poles about the poles? Held-out answers, controls, specificity, types, a trained ceiling.
+
+For each of the four Machine-Mindset dimensions: masks of both poles from the calibration part (`directed`), then the
+test part's answers of either pole under them. docs/methods.md, section on the suite, has the definitions.
+
+Cost, as tokens of a forward pass: c·(24·rows + 56·test + 48·others + 128·blends), c the mean number of tokens an answer
+adds (about 82 with the defaults: prompt and cut answer). The ceiling adds c·(48·rows + 16·test) at two epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from personae.discovery import GenericText
+from personae.errors import OptionError
+from personae.evaluation.bootstrap import RESAMPLES
+from personae.evaluation.finetune import Recipe
+from personae.evaluation.suites import mbti_questionnaire
+from personae.evaluation.suites.context import SuiteContext
+from personae.evaluation.suites.mbti_data import DIMENSIONS, INSTRUCTIONS, Dimension, Sizes, only_pole, read_dimension
+from personae.evaluation.suites.mbti_masks import Finder, Finding, Masks, union
+from personae.evaluation.suites.mbti_readings import Floats, Reader, Readings, read_all
+from personae.evaluation.suites.mbti_report import (
+    TYPES,
+    Draws,
+    Figures,
+    dimension_figures,
+    discrimination_table,
+    one_class,
+    own_answers_table,
+    specificity,
+    types,
+)
+from personae.evaluation.suites.report import Cell, SuiteResult, Table
+
+SOURCE = "PKU-YuanGroup/Machine-Mindset (https://github.com/PKU-YuanGroup/Machine-Mindset)"
+DEV_COUPLES = 48  # read where a budget is searched
+
+
+def run(
+    context: SuiteContext,
+    *,
+    dimensions: Sequence[str] = DIMENSIONS,
+    rows: int = 120,
+    test: int = 96,
+    others: int = 20,
+    blends: int = 8,
+    tokens: int = 96,
+    cheap_share: float | None = 0.6,
+    drop_share: float | None = 0.002,
+    max_capability_loss: float | None = None,
+    instructions: str = "as-is",
+    random_seeds: int = 1,
+    strength: float = 1.0,
+    questionnaire: bool = True,
+    ceiling: bool = False,
+    recipe: Recipe | None = None,
+    generic: GenericText | str | Path | None = None,
+    resamples: int = RESAMPLES,
+) -> SuiteResult:
+    """The MBTI suite.
+
+    rows, test: answers a pole of the calibration and of the test part, at most. others: test answers a pole under the
+    masks of other dimensions. blends: under each of the sixteen types. tokens: an answer is cut to so many, in every
+    part. cheap_share, drop_share: c and the share of weights dropped; max_capability_loss instead: a budget, nats a
+    token (then set both shares to None). instructions: 'as-is', or 'matched' (S/N and J/P: partners answer the same or
+    the most similar instruction). random_seeds: draws of the random control. strength: of the types' blends, at most 1.
+    questionnaire: also the 60 items of 16Personalities under each mask.
+    ceiling: also train LoRA adapters on the same rows, by `recipe`. generic: generic text or its source (default:
+    sampled from the model).
+
+    Errors: `DataError` for missing, broken or too small files; `OptionError` for options out of range.
+    """
+    _check(dimensions, instructions, strength, resamples, rows=rows, test=test, others=others, blends=blends,
+           tokens=tokens, random_seeds=random_seeds)  # fmt: skip
+    if recipe is not None and not ceiling:
+        raise OptionError("a recipe is of the ceiling: ask for the ceiling too.")
+    finding = Finding(cheap_share, drop_share, max_capability_loss)
+    finding.settings(context.seed)  # refused before anything is computed
+    paths = {name: context.file(f"mbti/{name}_dev.jsonl", SOURCE) for name in dimensions}
+    if questionnaire:  # asked for now, so that a missing file is told of before hours of work
+        context.file(mbti_questionnaire.FILE, mbti_questionnaire.SOURCE)
+    most = max(rows, DEV_COUPLES, test) if context.limit is None else max(context.limit, 2)
+    sizes = Sizes(min(rows, most), min(DEV_COUPLES, most), min(test, most), tokens)
+    alone = {name: pole for name in dimensions if (pole := only_pole(paths[name])) is not None}
+    sets = [
+        read_dimension(
+            context.model, context.tokenizer, paths[name], name, sizes, instructions=instructions, seed=context.seed
+        )
+        for name in dimensions
+        if name not in alone
+    ]
+    of_data = {"rows": rows, "tokens": tokens, "instructions": instructions}
+    finder = Finder(context, finding, of_data, generic)
+    reader = Reader(context, {**finder.key, "test": test})
+    of_ceiling = (recipe or Recipe()) if ceiling else None
+    every = {d.name: read_all(reader, finder, d, random_seeds=random_seeds, recipe=of_ceiling) for d in sets}
+
+    draws = Draws(resamples, context.seed)
+    by_dimension: dict[str, Figures] = {name: {} for name in dimensions}
+    warnings = [one_class(name, pole) for name, pole in alone.items()]
+    for name, readings in every.items():
+        by_dimension[name], own = dimension_figures(readings, draws)
+        warnings += own
+    figures: dict[str, Cell] = {
+        f"{name}.{key}": cell for name, own in by_dimension.items() for key, cell in own.items()
+    }
+    tables: list[Table] = [discrimination_table(by_dimension, warnings), own_answers_table(by_dimension)]
+    notes = [_told(d) for d in sets]
+    if len(every) > 1:
+        more, table = specificity(_under_each_mask(reader, every, others), every, others, draws)
+        figures.update(more)
+        tables.append(table)
+    if tuple(every) == DIMENSIONS:
+        more, both = types(_under_each_type(reader, every, blends, strength), every, blends, strength, draws)
+        figures.update(more)
+        tables += both
+    else:
+        notes.append("The sixteen types need all four dimensions and were left out.")
+    if questionnaire and every:
+        more, table = mbti_questionnaire.questionnaire(context, _by_pole(every), finder.key, draws)
+        figures.update(more)
+        tables.append(table)
+    settings: dict[str, Any] = {
+        "dimensions": list(dimensions), "test": test, "others": others, "blends": blends, "random_seeds": random_seeds,
+        "strength": strength, "questionnaire": questionnaire, "resamples": resamples, "limit": context.limit,
+        "ceiling": None if of_ceiling is None else asdict(of_ceiling), **finder.key,
+    }  # fmt: skip
+    return SuiteResult(
+        "mbti", context.record(), dict(sorted(context.read.items())), settings, figures, tuple(tables), tuple(notes),
+        context.seed, context.versions(),
+    )  # fmt: skip
+
+
+def _under_each_mask(reader: Reader, every: dict[str, Readings], couples: int) -> dict[tuple[str, str], Floats]:
+    """Change over base of the first test answers of every dimension under every mask, by (mask's pole, dimension)."""
+    shifts = {}
+    for owner in every.values():
+        for pole, letter in enumerate(owner.data.poles):
+            for name, readings in every.items():
+                few = 2 * len(readings.data.test[:couples])
+                if readings is owner:  # read already
+                    worn = readings.persona[pole][:few]
+                else:
+                    worn = reader.masked(f"mask {letter}", readings.data, owner.found.persona[pole], couples)
+                shifts[letter, name] = worn - readings.base[:few]
+    return shifts
+
+
+def _under_each_type(
+    reader: Reader, every: dict[str, Readings], couples: int, strength: float
+) -> dict[tuple[str, str], Floats]:
+    """Change over base of the first test answers of every dimension under every type's blend, by (type, dimension)."""
+    poles = _by_pole(every)
+    shifts = {}
+    for kind in TYPES:
+        blend = union([poles[letter] for letter in kind])
+        for name, readings in every.items():
+            few = 2 * len(readings.data.test[:couples])
+            worn = reader.masked(f"type {kind}", readings.data, blend, couples, strength)
+            shifts[kind, name] = worn - readings.base[:few]
+    return shifts
+
+
+def _by_pole(every: dict[str, Readings]) -> dict[str, Masks]:
+    """The masks by letter, both poles of a dimension in turn."""
+    return {letter: masks for r in every.values() for letter, masks in zip(r.data.poles, r.found.persona, strict=True)}
+
+
+def _told(data: Dimension) -> str:
+    kind = "paired by instruction" if data.paired else "unpaired"
+    cut = sum(a.length > len(a.encoded.answer) for c in data.test for a in c) / max(2 * len(data.test), 1)
+    return (
+        f"{data.name}: {kind}; {len(data.calibration)} calibration and {len(data.test)} test answers a pole; "
+        f"{cut:.0%} of the test answers were cut."
+    )
+
+
+def _check(dimensions: Sequence[str], instructions: str, strength: float, resamples: int, **numbers: int) -> None:
+    unknown = sorted(set(dimensions) - set(DIMENSIONS))
+    if unknown or not dimensions or len(set(dimensions)) < len(dimensions):
+        raise OptionError(
+            f"dimensions are {', '.join(dimensions) or 'none'}: choose from {', '.join(DIMENSIONS)}, once."
+        )
+    if instructions not in INSTRUCTIONS:
+        raise OptionError(f"unknown instructions {instructions!r}: choose {', '.join(INSTRUCTIONS)}.")
+    if not 0 < strength <= 1:
+        raise OptionError(f"the strength of a blend is {strength}: it must lie above 0 and be at most 1.")
+    for name, number in {**numbers, "resamples": resamples}.items():
+        least = 2 if name == "rows" else 1
+        if number < least:
+            raise OptionError(f"{name} is {number}: it must be {least} or more.")

@@ -1,0 +1,201 @@
+"""The masks of a dimension's two poles, those of exchanged labels, and random ones among the same candidates.
+
+Two backward passes over half of the calibration answers each serve both the method and its control: the mean margin is
+linear in the answers, so with H₁, H₂ the gains of the two halves, n₁H₁ + n₂H₂ are the gains of all answers, and
+n₁H₁ − n₂H₂ those of the same answers with the labels of one half exchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from personae.discovery import (
+    Capability,
+    GenericText,
+    Session,
+    Settings,
+    capability,
+    choose,
+    open_session,
+    to_masks,
+)
+from personae.discovery.selection import count
+from personae.errors import DataError, OptionError
+from personae.evaluation.capability_texts import unread_text
+from personae.evaluation.controls import random_masks
+from personae.evaluation.suites.context import SuiteContext
+from personae.evaluation.suites.mbti_data import DIMENSIONS, Dimension, items
+from personae.models import Target
+from personae.runtime import wearing
+from personae.subnetwork import Mask, decode, encode
+
+Masks = dict[str, Mask]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How masks are found. A budget (max_capability_loss, nats a token) excludes the shares."""
+
+    cheap_share: float | None = 0.6
+    drop_share: float | None = 0.002
+    max_capability_loss: float | None = None
+
+    def settings(self, seed: int) -> Settings:
+        """As `directed` takes them. Errors: `OptionError` for a share out of range, missing, or beside a budget."""
+        if self.max_capability_loss is None and None in (self.cheap_share, self.drop_share):
+            raise OptionError("masks need --cheap-share and --drop-share, or --max-capability-loss.")
+        return Settings(method="directed", seed=seed, **asdict(self)).checked()
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Of one dimension, p⁺ first: masks, masks of exchanged labels (as many weights, the same candidates), capability
+    loss (nats a token, on generic text that no search read), number of weights dropped, cheap share."""
+
+    persona: tuple[Masks, Masks]
+    shuffled: tuple[Masks, Masks]
+    losses: tuple[float, float]
+    dropped: tuple[int, int]
+    cheap: tuple[float, float]
+
+
+@dataclass
+class Finder:
+    """Finds masks, or takes them from an earlier run's parts. settings: of the calibration data, to know parts by.
+
+    generic: generic text, or its source; None samples it from the model, when first needed.
+    """
+
+    context: SuiteContext
+    finding: Finding
+    settings: Mapping[str, Any]
+    generic: GenericText | str | Path | None = None
+    _opened: Session | None = None
+
+    def session(self, data: Dimension) -> Session:
+        """A session on one dimension; what depends on generic text alone is computed once for all of them."""
+        if self._opened is None:
+            context = self.context
+            self._opened = open_session(
+                context.model, context.tokenizer, data.contrast, generic=self.generic, seed=context.seed,
+                progress=context.progress,
+            )  # fmt: skip
+            _ = self._opened.generic_statistics, self._opened.fisher  # before copies are made of it
+        return self._opened.with_calibration(items(data.calibration, data.paired))
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """Everything but the dimension that decides its masks."""
+        text = self.generic.sha256 if isinstance(self.generic, GenericText) else str(self.generic)
+        return {**self.settings, **asdict(self.finding), "generic": text}
+
+    def find(self, data: Dimension) -> Found:
+        """Masks of both poles and of exchanged labels; a resumable part."""
+        kept = self.context.part(f"mbti {data.name} masks", self.key, lambda: self._find(data))
+        targets = self.context.targets
+        persona, shuffled = (tuple(unpacked(m, targets) for m in kept[name]) for name in ("persona", "shuffled"))
+        return Found(
+            (persona[0], persona[1]), (shuffled[0], shuffled[1]), tuple(kept["losses"]), tuple(kept["dropped"]),
+            tuple(kept["cheap"]),
+        )  # fmt: skip
+
+    def random(self, data: Dimension, found: Found, seed: int) -> tuple[Masks, Masks]:
+        """As many weights for each pole, drawn from its candidates; a resumable part."""
+        settings = {**self.key, "number": seed}
+        kept = self.context.part(f"mbti {data.name} random masks", settings, lambda: self._random(data, found, seed))
+        first, second = (unpacked(m, self.context.targets) for m in kept)
+        return first, second
+
+    def _find(self, data: Dimension) -> dict[str, Any]:
+        settings = self.finding.settings(self.context.seed)
+        whole, exchanged = self._both(data)
+        if settings.max_capability_loss is not None and not data.dev:
+            raise DataError(f"{data.name}: a budget is chosen on the dev part, which has no answers; give more rows.")
+        # With fixed shares nothing is chosen on dev, so it is not read.
+        if settings.max_capability_loss is None:
+            number = count(settings.drop_share or 0.0, whole.size)  # both shares are there: `Finding.settings`
+            cheap = [settings.cheap_share or 0.0] * 2
+            families = [whole.family(settings, pole, cheap[pole]) for pole in (0, 1)]
+            least = min(f.most for f in families)
+            if number > least:
+                raise OptionError(
+                    f"{data.name}: --drop-share {settings.drop_share} asks for {number:,} weights, but only {least:,} "
+                    f"candidates (--cheap-share {settings.cheap_share}) help a pole; raise the one or lower the other."
+                )
+            dropped = [f.at(number) for f in families]
+        else:
+            chosen = choose(whole, settings, items(data.dev, data.paired))
+            cheap = [float(c.parameters["cheap_share"]) for c in chosen]
+            dropped = [c.dropped for c in chosen]
+        persona = [to_masks(d) for d in dropped]
+        numbers = [sum(m.dropped for m in masks.values()) for masks in persona]
+        once = Settings(method="directed", rank_by=settings.rank_by, seed=settings.seed)
+        shuffled = [to_masks(exchanged.family(once, pole, cheap[pole]).at(numbers[pole])) for pole in (0, 1)]
+        losses = [self._loss(masks, whole) for masks in persona]
+        whole.forget()
+        return {
+            "persona": [packed(m) for m in persona], "shuffled": [packed(m) for m in shuffled], "losses": losses,
+            "dropped": numbers, "cheap": cheap,
+        }  # fmt: skip
+
+    def _both(self, data: Dimension) -> tuple[Session, Session]:
+        """Sessions with the gains of the true labels, and with those of every second couple's labels exchanged."""
+        halves = data.calibration[0::2], data.calibration[1::2]
+        whole, exchanged = self.session(data), self.session(data)
+        first, second = (whole.with_calibration(items(half, data.paired)).gains for half in halves)
+        share = len(halves[0]) / len(data.calibration)
+        for name, gain in first.items():  # in place: each is a float32 copy of all targets
+            other = second[name].mul_(1 - share)
+            gain.mul_(share).add_(other)  # all answers
+            other.mul_(-2).add_(gain)  # the labels of the second half exchanged
+        whole.gains, exchanged.gains = first, second
+        return whole, exchanged
+
+    def _random(self, data: Dimension, found: Found, seed: int) -> list[dict[str, Any]]:
+        session = self.session(data)
+        place = 2 * (seed * len(DIMENSIONS) + DIMENSIONS.index(data.name))
+        candidates = {cheap: session.candidates(cheap) for cheap in sorted(set(found.cheap))}
+        return [
+            packed(random_masks(session.targets, found.dropped[pole], place + pole, candidates[found.cheap[pole]]))
+            for pole in (0, 1)
+        ]
+
+    @cached_property
+    def _base(self) -> Capability:
+        assert self._opened is not None
+        return capability(self.context.model, unread_text(self._opened.generic).generic)
+
+    def _loss(self, masks: Masks, session: Session) -> float:
+        base = self._base
+        with wearing(session.targets, masks):
+            return capability(self.context.model, unread_text(session.generic).generic).loss(base)
+
+
+def union(masks: list[Masks]) -> Masks:
+    """What several masks worn at full strength drop together: G = 1 − min(1, Σ(1 − M)), so kept where all keep."""
+    result = dict(masks[0])
+    for other in masks[1:]:
+        result = {name: mask & other[name] for name, mask in result.items()}
+    return result
+
+
+def packed(masks: Masks) -> dict[str, Any]:
+    """Masks as JSON: the artefact's own encoding by target, in base64."""
+    result = {}
+    for name, mask in sorted(masks.items()):
+        encoding, payload = encode(mask)
+        result[name] = [encoding, base64.b64encode(payload).decode("ascii")]
+    return result
+
+
+def unpacked(stored: Mapping[str, Any], targets: list[Target]) -> Masks:
+    """Masks of what `packed` wrote."""
+    shapes = {t.name: t.shape for t in targets}
+    return {
+        name: decode(encoding, base64.b64decode(payload), shapes[name]) for name, (encoding, payload) in stored.items()
+    }

@@ -1,0 +1,72 @@
+"""Isolated subnetworks against masks made by hand, and what is said where F has no meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from discovery_data import bits, same_bits
+from faithfulness_data import planted, planted_readings, slow_margins
+from personae.discovery import Settings, collect_statistics, site
+from personae.evaluation.suites.faithfulness_isolated import COMPLEMENTED, METHODS, _doubts, chosen_weight, isolated
+from personae.evaluation.suites.faithfulness_readings import POSITIVE
+
+ABOVE, BELOW, NEAR = np.ones(20) + np.arange(20) / 10, -np.ones(20), np.array([1.0, -1.0] * 10)
+
+
+def test_sufficiency_of_wanda_equals_masks_made_by_hand() -> None:
+    truth, readings = planted(), planted_readings()
+    before = bits(truth.model)
+    figures, [table] = isolated(readings, (0.5,))
+    assert same_bits(truth.model, before)
+    own = collect_statistics(truth.model, truth.targets, truth.calibration.positive)
+    dropped = {}
+    for target in truth.targets:
+        scores = target.weight.abs() * own[site(target)].mean_abs.float()
+        dropped[target.name] = torch.zeros(target.shape, dtype=torch.bool)
+        for row in range(target.shape[0]):
+            order = sorted(range(target.shape[1]), key=lambda j: float(scores[row, j]))
+            dropped[target.name][row, order[: target.shape[1] // 2]] = True
+    items = truth.held_out
+    kept = slow_margins(truth.model, truth.targets, dropped, items)
+    rest = slow_margins(truth.model, truth.targets, {n: ~d for n, d in dropped.items()}, items)
+    base = slow_margins(truth.model, truth.targets, {}, items)
+    assert figures["isolated50.wanda.margin"].value == pytest.approx(kept.mean(), abs=1e-4)  # type: ignore[union-attr]
+    assert figures["isolated50.wanda.gain"].value == pytest.approx(kept.mean() - base.mean(), abs=1e-4)  # type: ignore[union-attr]
+    assert figures["isolated50.wanda.acc"].value == (kept > 0).mean()  # type: ignore[union-attr]
+    assert figures["isolated50.wanda.complement.acc"].value == (rest > 0).mean()  # type: ignore[union-attr]
+    # and the rest of the table is there
+    assert [row[:2] for row in table.rows] == [("base", 0.0), ("none", 1.0), *((m, 0.5) for m in METHODS)]
+    assert {m for m in METHODS if f"isolated50{'' if m == 'directed' else '.' + m}.complement.acc" in figures} == set(
+        COMPLEMENTED
+    )
+    assert figures["isolated50.acc_minus_best"].value <= figures["isolated50.acc"].value  # type: ignore[operator,union-attr]
+    # 'none' has no target weight at all
+    everything = {t.name: torch.ones(t.shape, dtype=torch.bool) for t in truth.targets}
+    none = slow_margins(truth.model, truth.targets, everything, items)
+    assert figures["none.margin"].value == pytest.approx(none.mean(), abs=1e-4)  # type: ignore[union-attr]
+    whole = readings.base().margin - none
+    if figures["isolated50.wanda.F"] is None:
+        assert _doubts(whole, 0) == table.warnings
+        assert len(table.warnings) == 1
+    else:
+        assert figures["isolated50.wanda.F"].value == pytest.approx(  # type: ignore[union-attr]
+            (kept - none).mean() / whole.mean(), abs=1e-3
+        )
+
+
+def test_dev_chooses_the_weight_of_the_isolated_form() -> None:
+    truth, readings = planted(), planted_readings()
+    scores = {}
+    for weight in (0.25, 0.5, 1.0):
+        dropped = readings.session.isolated(Settings(isolated=True, sparsity=0.3), POSITIVE, weight)
+        margins = slow_margins(truth.model, truth.targets, dropped, truth.held_out)
+        scores[weight] = float(np.mean(-np.log1p(np.exp(-margins))))
+    assert chosen_weight(readings) == max(scores, key=lambda w: scores[w])
+
+
+def test_what_is_said_where_f_means_little() -> None:
+    assert _doubts(ABOVE, 0) == ()
+    assert "share of nothing" in _doubts(NEAR, 0)[0]
+    assert "leans further away" in _doubts(BELOW, 0)[0]
