@@ -23,11 +23,12 @@ from personae.cli.console import (
     write_text,
 )
 from personae.cli.discover import read_data
-from personae.errors import DataError
+from personae.cli.suite import SUITES, run_suite
+from personae.errors import DataError, OptionError
 
 
 def evaluate(
-    contrast: Annotated[str, typer.Argument(help="Built-in name, file, or hub:owner/name.")],
+    contrast: Annotated[str | None, typer.Argument(help="Built-in name, file, or hub:owner/name.")] = None,
     artefact: Annotated[Path | None, typer.Argument(help="A .persona file with both poles.")] = None,
     model: ModelOption = None,
     method: Annotated[list[str] | None, typer.Option(help="Also discover by this method; may be repeated.")] = None,
@@ -49,7 +50,11 @@ def evaluate(
     all_items: Annotated[bool, typer.Option("--all-items", help="Score every item, not just the test part.")] = False,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
     allow_other_weights: Annotated[bool, typer.Option(help="Same names and shapes, other weights.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here as well.")] = None,
+    suite: Annotated[str | None, typer.Option(help=f"A whole protocol instead: {', '.join(SUITES)}.")] = None,
+    data_folder: Annotated[Path | None, typer.Option("--data", help="Folder of the public data, for --suite.")] = None,
+    persona: Annotated[list[Path] | None, typer.Option(help="A .persona file for --suite capability and big-five; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many items a set, for --suite.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here as well; with --suite also its Markdown.")] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -63,6 +68,19 @@ def evaluate(
     from personae.personas import Contrast
     from personae.subnetwork import load as load_artefact
 
+    if suite is not None:
+        if artefact is not None:
+            raise OptionError(f"--suite {suite} takes no artefact; masks go with --persona FILE.")
+        run_suite(
+            suite, contrast=contrast, data=data_folder, personas=tuple(persona or ()), limit=limit, output=output,
+            model=model, dtype=dtype, device=device, seed=seed, as_json=as_json,
+        )  # fmt: skip
+        return
+    for option, given in (("--data", data_folder), ("--persona", persona), ("--limit", limit)):
+        if given:
+            raise OptionError(f"{option} goes with --suite.")
+    if contrast is None:
+        raise OptionError("name a contrast (see `personae list`), or a --suite.")
     with short_warnings():
         if output is not None:
             output = output.expanduser()

@@ -157,9 +157,9 @@ def _couples(part: Contrast, number: int, match: bool, same_only: bool, seed: in
         alone = alone[:wanted]
         ranked = nearest([s.prompt for s in rival], [s.prompt for s in alone], len(rival))
         for sample, order in zip(alone, ranked, strict=True):
-            place = next((p for p in order if p in free), None)
-            if place is not None:
-                couples.append((sample, free.pop(place)))
+            partner = next((p for p in order if p in free), None)
+            if partner is not None:
+                couples.append((sample, free.pop(partner)))
     return couples[:number]
 
 

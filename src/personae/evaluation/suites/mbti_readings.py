@@ -150,4 +150,5 @@ def read_all(reader: Reader, finder: Finder, data: Dimension, *, random_seeds: i
 
 def positive(answers: Sequence[Answer]) -> NDArray[np.bool_]:
     """True for the answers of p⁺, of answers in the order of `flat`."""
-    return np.arange(len(answers)) % 2 == 0
+    even: NDArray[np.bool_] = np.arange(len(answers)) % 2 == 0
+    return even

@@ -1,0 +1,106 @@
+"""`personae eval --suite NAME`: a whole protocol on the user's model and data, as JSON and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from personae.cli.console import bar, check_writable, json_text, load, out, print_json, short_warnings, tell, write_text
+from personae.errors import OptionError
+
+SUITES = ("ai-persona", "mbti", "roleplay", "big-five", "capability", "faithfulness", "planted")
+_WITH_PERSONAS = {"big-five", "capability"}
+_WITHOUT_DATA = {"faithfulness", "planted"}
+
+
+def run_suite(
+    name: str,
+    *,
+    contrast: str | None,
+    data: Path | None,
+    personas: Sequence[Path],
+    limit: int | None,
+    output: Path | None,
+    model: str | None,
+    dtype: str,
+    device: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Check, load, run, write OUTPUT and its Markdown, print. Finished parts are kept, so a killed suite goes on."""
+    from personae.evaluation.suites import SuiteContext, suite_to_dict, suite_to_markdown, suite_to_rich
+    from personae.models import cache_directory
+    from personae.subnetwork import load as load_artefact
+
+    _check(name, contrast, data, personas, limit)
+    path = (output or Path(f"{name}.json")).expanduser()
+    page = path.with_suffix(".md")
+    for each in (path, page):
+        check_writable(each, "--output", contrast, *personas)
+    with short_warnings():
+        artefacts = [load_artefact(p) for p in personas]
+        lm, tokenizer = load(model, dtype, device)
+        context = SuiteContext(
+            lm, tokenizer, data or Path(), parts=cache_directory() / "suites", seed=seed, limit=limit, progress=bar
+        )
+        result = _run(name, context, contrast, artefacts)
+        write_text(path, json_text(suite_to_dict(result)))
+        write_text(page, suite_to_markdown(result))
+    if as_json:
+        print_json(suite_to_dict(result))
+        return
+    out.print(suite_to_rich(result))
+    tell(f"written: {escape(str(path))}, {escape(str(page))}")
+
+
+def _check(name: str, contrast: str | None, data: Path | None, personas: Sequence[Path], limit: int | None) -> None:
+    if name not in SUITES:
+        raise OptionError(f"unknown --suite {name!r}: choose {', '.join(SUITES)}.")
+    if data is None and name not in _WITHOUT_DATA:
+        raise OptionError(f"--suite {name} needs --data FOLDER, the folder of the public data (docs/data.md).")
+    if data is not None and not data.is_dir():
+        raise OptionError(f"--data {data} is no folder.")
+    if contrast is None and name == "faithfulness":
+        raise OptionError("--suite faithfulness needs a contrast: personae eval --suite faithfulness CONTRAST.")
+    if contrast is not None and name != "faithfulness":
+        raise OptionError(f"--suite {name} brings its own data; leave {contrast!r} out (masks: --persona FILE).")
+    if personas and name not in _WITH_PERSONAS:
+        raise OptionError(
+            f"--persona belongs to --suite {' and '.join(sorted(_WITH_PERSONAS))}; {name} finds its masks."
+        )
+    if limit is not None and limit < 1:
+        raise OptionError(f"--limit is {limit}: at least 1 is needed.")
+
+
+def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]) -> Any:
+    if name == "ai-persona":
+        from personae.evaluation.suites.ai_persona import run as ai_persona
+
+        return ai_persona(context)
+    if name == "mbti":
+        from personae.evaluation.suites.mbti import run as mbti
+
+        return mbti(context)
+    if name == "roleplay":
+        from personae.evaluation.suites.roleplay import run as roleplay
+
+        return roleplay(context)
+    if name == "big-five":
+        from personae.evaluation.suites.big_five import run as big_five
+
+        return big_five(context, artefacts)
+    if name == "capability":
+        from personae.evaluation.suites.capability import run as capability
+
+        return capability(context, artefacts)
+    if name == "planted":
+        from personae.evaluation.suites.planted import run as planted
+
+        return planted(context)
+    from personae.evaluation.suites.faithfulness import run as faithfulness
+    from personae.personas import load_contrast
+
+    return faithfulness(context, load_contrast(str(contrast)))

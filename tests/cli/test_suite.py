@@ -1,0 +1,73 @@
+"""`personae eval --suite`: what it refuses before a model is loaded, and one suite from data to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli_helpers import Cli, files_of
+
+MPI = "label_raw,text,label_ocean,key\nAnxiety,Worry about things,N,1\nFriendliness,Make friends easily,E,1\n"
+MPI += "Imagination,Have a vivid imagination,O,1\nTrust,Trust others,A,1\nOrder,Leave a mess in my room,C,-1\n"
+MPI += "Trust,Distrust people,A,-1\nOrder,Like order,C,1\nAnger,Rarely get irritated,N,-1\n"
+MPI += "Depth,Avoid deep talk,O,-1\nWarmth,Avoid contacts with others,E,-1\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "public"
+    (folder / "mpi" / "inventories").mkdir(parents=True)
+    (folder / "mpi" / "inventories" / "mpi_120.csv").write_text(MPI, encoding="utf-8")
+    return folder
+
+
+def test_a_suite_is_written_as_json_and_markdown(
+    cli: Cli, llama: Path, artefact: Path, data: Path, here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PERSONAE_CACHE", str(tmp_path / "cache"))
+    words = ("eval", "--suite", "big-five", "--data", data, "--persona", artefact, "--model", llama)
+    ended = cli(*words, "--output", here / "five.json")
+    assert ended.code == 0, ended.err
+    found = json.loads((here / "five.json").read_text(encoding="utf-8"))
+    assert found["format"] == "personae.suite/1"
+    assert found["data"].keys() == {"mpi/inventories/mpi_120.csv"}
+    assert {"base.O", "loud.O", "quiet.N_change"} <= found["figures"].keys()
+    page = (here / "five.md").read_text(encoding="utf-8")
+    assert page.startswith("# big-five on ")
+    again = cli(*words, "--output", here / "again.json", "--json")
+    assert again.json["figures"] == found["figures"]
+    assert list((tmp_path / "cache" / "suites").glob("*.json"))  # finished parts, which the second run read
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--suite", "iq", "--data", "."), "unknown --suite 'iq': choose ai-persona, mbti"),
+        (("--suite", "mbti"), "--suite mbti needs --data FOLDER"),
+        (("--suite", "mbti", "--data", "nowhere"), "--data nowhere is no folder"),
+        (("--suite", "faithfulness"), "needs a contrast"),
+        (("power-seeking", "--suite", "mbti", "--data", "."), "brings its own data"),
+        (("--suite", "mbti", "--data", ".", "--persona", "a.persona"), "--persona belongs to"),
+        (("--suite", "mbti", "--data", ".", "--limit", "0"), "--limit is 0"),
+        (("power-seeking", "--data", "."), "--data goes with --suite"),
+        ((), "name a contrast"),
+    ],
+)
+def test_refused_before_a_model_is_loaded(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.setattr("personae.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    ended = cli("eval", *words)
+    assert ended.code == 2
+    assert says in " ".join(ended.err.split())
+    assert not files_of(here)
+
+
+def test_a_missing_file_is_named_with_its_source(cli: Cli, llama: Path, here: Path) -> None:
+    ended = cli("eval", "--suite", "big-five", "--data", here, "--model", llama)
+    assert ended.code == 2
+    assert "mpi/inventories/mpi_120.csv" in ended.err
+    assert "comes from" in ended.err
+    assert not files_of(here)
