@@ -17,6 +17,7 @@ PARTS = {
     "ai_persona_power_methods": ["benchmarks.ai_persona", "power", "--methods"],
     "ai_persona_wealth_methods": ["benchmarks.ai_persona", "wealth", "--methods"],
     "objectives": ["benchmarks.objectives"],
+    "planted": ["benchmarks.planted"],
 }
 
 
@@ -37,6 +38,9 @@ def summary() -> dict[str, float]:
         flat["scoring.shared_prompt_speedup"] = speed["shared_prompt_speedup"]
         flat["memory.statistics_over_model"] = speed["memory.statistics_over_model"]
         flat["memory.attribution_over_model"] = speed["memory.attribution_over_model"]
+    planted = _read("planted")
+    if planted:
+        flat["planted.directed_auc"] = _value(planted["figures"]["planted.directed_auc"])
     return flat
 
 

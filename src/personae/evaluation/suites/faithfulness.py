@@ -2,7 +2,7 @@
 
 All of it on held-out items of one paired contrast, for its positive pole (give `contrast.swapped()` for the other).
 Masks are found on the calibration part, λ of the isolated form is chosen on dev, every figure is of the test part and
-has its interval over items. docs/methods.md section 6.9.
+has its interval over items. docs/suites.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the parts of the faithfulness suite share: one session, the test items, and readings that are kept.
 
 A reading is the log-probability a token of both answers of every test item under one condition. All figures are means
-over the same items, and so resampled together. docs/methods.md section 6.9.
+over the same items, and so resampled together. docs/suites.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Are the masks of the MBTI poles about the poles? Held-out answers, controls, specificity, types, a trained ceiling.
 
 For each of the four Machine-Mindset dimensions: masks of both poles from the calibration part (`directed`), then the
-test part's answers of either pole under them. docs/methods.md, section on the suite, has the definitions.
+test part's answers of either pole under them. docs/suites.md has the definitions.
 
 Cost, as tokens of a forward pass: c·(24·rows + 56·test + 48·others + 128·blends), c the mean number of tokens an answer
 adds (about 82 with the defaults: prompt and cut answer). The ceiling adds c·(48·rows + 16·test) at two epochs.

@@ -1,7 +1,7 @@
 """Which score finds a persona whose weights are known? Trains its own models, so it needs no data.
 
 Every score gives each weight a number; the area under the curve says how well it ranks the planted weights above the
-others: the chance that a planted weight scores higher than another weight. 0.5 is chance. docs/methods.md section 6.7.
+others: the chance that a planted weight scores higher than another weight. 0.5 is chance. docs/suites.md.
 """
 
 from __future__ import annotations
