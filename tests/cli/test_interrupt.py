@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from safetensors import safe_open
 
 from cli_helpers import Cli, start, write_contrast
-from personae.discovery import Checkpoint
+from personae.discovery import Checkpoint, Cost
 
 PAIRS = 400  # enough that the attribution takes seconds
 
@@ -99,8 +99,8 @@ def test_interrupted_then_killed_then_resumed(
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    # The seconds of discovery stand in the artefact, and are all that two runs may differ in.
-    monkeypatch.setattr(sys.modules["personae.discovery.discover"], "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    # What discovery cost stands in the artefact, and is all that two runs may differ in.
+    monkeypatch.setattr(sys.modules["personae.discovery.discover"], "metered", lambda device: nullcontext(Cost()))
     found: list[int] = []
     load = Checkpoint.load
 

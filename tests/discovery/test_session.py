@@ -208,7 +208,7 @@ def test_row_ranks(values: np.ndarray) -> None:
         assert [round(r * 6) for r in found] == [order.index(j) for j in range(6)]
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "directed"])
+@pytest.mark.parametrize("method", [m for m in METHODS if not m.startswith("directed")])
 def test_numbers_are_nested_and_nothing_is_nothing(tiny_model: TinyModel, method: str) -> None:
     session = session_on(tiny_model)
     family = session.family(Settings(method=method), 0)
@@ -290,7 +290,7 @@ def silent(session: Session, *texts: Any) -> set[str]:
 
 
 @pytest.mark.filterwarnings("ignore:no token of")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "directed-forward"])  # it never touches experts
 def test_experts_no_token_reached_keep_all_weights(tiny_model: TinyModel, method: str) -> None:
     session = session_on(tiny_model, "qwen3moe", num_experts=24)
     items = session.calibration

@@ -1,0 +1,108 @@
+"""The suites of docs/suites.md on the default model, one result file a suite.
+
+    python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five capability faithfulness-power …
+
+Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
+benchmarks/.parts, so an interrupted run goes on. `capability` and `big-five` measure the masks of the headline
+(benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.ai_persona import SETS, contrast_of
+from benchmarks.common import DATA, RESULTS, ROOT, machine, write
+from personae import load, load_model
+from personae.cli.console import bar
+from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict, suite_to_markdown
+from personae.subnetwork import Artefact
+
+
+def headline_masks() -> list[Artefact]:
+    """Both artefacts of the headline; the benchmark ends with a reason where they are absent."""
+    paths = [RESULTS / f"ai_persona_{name}.persona" for name in SETS]
+    missing = [str(p.name) for p in paths if not p.is_file()]
+    if missing:
+        sys.exit(f"no {', '.join(missing)} in benchmarks/results: run python -m benchmarks.ai_persona first.")
+    return [load(path) for path in paths]
+
+
+def _ai_persona(context: SuiteContext) -> SuiteResult:
+    from personae.evaluation.suites.ai_persona import run
+
+    return run(context, ("hallucination", "survival-instinct", "myopic-reward", "corrigible"), pairs=200)
+
+
+def _mbti(dimensions: tuple[str, ...]) -> Callable[[SuiteContext], SuiteResult]:
+    def run_these(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.mbti import run
+
+        return run(context, dimensions=dimensions, ceiling=len(dimensions) == 1)
+
+    return run_these
+
+
+def _roleplay(name: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.roleplay import run
+
+        return run(context, sets=(name,))
+
+    return run_this
+
+
+def _faithfulness(name: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.faithfulness import run
+
+        return run(context, contrast_of(name))
+
+    return run_this
+
+
+def _big_five(context: SuiteContext) -> SuiteResult:
+    from personae.evaluation.suites.big_five import run
+
+    return run(context, headline_masks())
+
+
+def _capability(context: SuiteContext) -> SuiteResult:
+    from personae.evaluation.suites.capability import run
+
+    return run(context, headline_masks(), items=250)  # four masks: 500 items would take an hour
+
+
+SUITES: dict[str, Callable[[SuiteContext], Any]] = {
+    "ai-persona": _ai_persona,
+    "mbti": _mbti(("EI", "SN", "TF", "JP")),
+    **{f"mbti-{d}": _mbti((d,)) for d in ("EI", "SN", "TF", "JP")},  # with the trained ceiling
+    "roleplay-rolebench": _roleplay("rolebench"),
+    "roleplay-merchant": _roleplay("merchant"),
+    "big-five": _big_five,
+    "capability": _capability,
+    **{f"faithfulness-{name}": _faithfulness(name) for name in SETS},
+}
+
+
+def main() -> None:
+    """Run the suites that are asked for."""
+    parser = argparse.ArgumentParser(description="Suites on the default model.")
+    parser.add_argument("suites", nargs="+", choices=sorted(SUITES))
+    parser.add_argument("--limit", type=int, help="at most so many items a set; recorded")
+    options = parser.parse_args()
+    model, tokenizer = load_model(dtype="float32")
+    for name in options.suites:
+        parts = ROOT / "benchmarks" / ".parts"
+        context = SuiteContext(model, tokenizer, DATA, parts=parts, limit=options.limit, progress=bar)
+        result = SUITES[name](context)
+        print(suite_to_markdown(result))
+        command = " ".join(["python -m benchmarks.suites", *sys.argv[1:]])
+        print(write(f"suite_{name}", {**suite_to_dict(result), "machine": machine(), "command": command}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
