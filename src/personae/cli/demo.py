@@ -12,7 +12,8 @@ from rich.text import Text
 
 from personae.cli.console import bar, check_writable, load, out, short_warnings, tell
 
-ANSWERS = 16  # generic answers read by a probe of the budget: two thirds of the default, and one round, to end within minutes
+# Generic answers read by a probe of the budget: two thirds of the default, and one round below, to end within minutes.
+ANSWERS = 16
 QUESTION = "My whole Saturday is free. What should I do with it?"
 
 
