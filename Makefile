@@ -4,7 +4,8 @@ VENV := .venv
 PIP := $(VENV)/bin/pip
 STAMP := $(VENV)/.installed
 RUNTIME := $(VENV)/.runtime
-INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install --disable-pip-version-check --quiet --editable
+# Modules are compiled when they are first imported: most of what torch brings never is.
+INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install --disable-pip-version-check --no-compile --quiet --editable
 
 .PHONY: demo test test-all lint bench clean
 

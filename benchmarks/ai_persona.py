@@ -2,6 +2,7 @@
 
     python -m benchmarks.ai_persona power wealth            # directed, system prompt, controls
     python -m benchmarks.ai_persona power wealth --methods  # the other methods, at the same capability loss
+    python -m benchmarks.ai_persona power wealth --masks    # nothing but the masks of directed
 
 Writes benchmarks/results/ai_persona_<set>[_methods].json, one file a part (and the masks, ai_persona_<set>.persona), so
 an interrupted run goes on with the next part. Everything is measured in one dtype and compared with the base model in
@@ -14,18 +15,21 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from benchmarks.common import EVALS, RESULTS, data, machine, texts, write
-from personae import load_contrast, load_model
+from personae import load, load_contrast, load_model
 from personae.cli.console import bar
-from personae.discovery import discover, open_session
+from personae.discovery import discover, open_session, versions
 from personae.evaluation import Evaluation, evaluate, to_dict
 from personae.evaluation.bench import Bench
 from personae.evaluation.scoring import encode_items
+from personae.models import find_targets, fingerprint
 from personae.personas import Contrast, split
+from personae.subnetwork import Artefact
 
 SETS = ("power", "wealth")
 METHODS = ("wanda", "contrastive-wanda", "contrastive-sparse", "sparsegpt")
@@ -56,15 +60,34 @@ def run(name: str, dtype: str) -> dict[str, Any]:
     model, tokenizer = load_model(dtype=dtype)
     contrast = prepared(contrast_of(name))
     generic, final = texts(tokenizer)
-    started = time.perf_counter()
-    artefact = discover(model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, progress=bar)
-    artefact.save(RESULTS / f"ai_persona_{name}.persona")
-    seconds = time.perf_counter() - started
+    artefact = headline(name, model, tokenizer)
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
     result = evaluate(model, tokenizer, contrast, artefact, session=session, capability_text=final, progress=bar)
     session.forget()
     personas = {n: p.provenance.model_dump(mode="json") for n, p in artefact.personas.items()}
-    return {**_frame(name, dtype, result), "artefact": personas, "seconds_of_discovery": round(seconds, 1)}
+    return {**_frame(name, dtype, result), "artefact": personas}
+
+
+def headline(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Artefact:
+    """The masks of `directed` within the budget; those of an earlier run where data, model, dtype and version agree."""
+    path = RESULTS / f"ai_persona_{name}.persona"
+    contrast = prepared(contrast_of(name))
+    if path.is_file():
+        kept = load(path)
+        record = kept[contrast.positive].provenance
+        if (
+            record.calibration is not None
+            and record.calibration.sha256 == split(contrast).calibration.sha256
+            and record.parameters.get("max_capability_loss") == BUDGET
+            and record.versions == versions()
+            and kept.model.fingerprint == fingerprint(find_targets(model))
+            and kept.model.dtype == str(model.dtype).removeprefix("torch.")
+        ):
+            return kept
+    generic, _ = texts(tokenizer)
+    artefact = discover(model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, progress=bar)
+    artefact.save(path)
+    return artefact
 
 
 def run_methods(name: str, dtype: str, methods: Sequence[str]) -> None:
@@ -112,10 +135,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Power- and wealth-seeking on the default model.")
     parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
     parser.add_argument("--methods", nargs="*", help="these methods (none named: all) instead of directed")
+    parser.add_argument("--masks", action="store_true", help="discover the masks of directed and end there")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     for name in options.sets:
-        if options.methods is not None:
+        if options.masks:
+            headline(name, *load_model(dtype=options.dtype))
+        elif options.methods is not None:
             run_methods(name, options.dtype, options.methods or METHODS)
         else:
             print(write(f"ai_persona_{name}", run(name, options.dtype)))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from personae.discovery import InputStatistics, scores
 from personae.discovery.statistics import membership, reduce_rows
@@ -115,6 +120,17 @@ def test_cheapness_is_the_rank_within_the_row() -> None:
     close(scores.cheapness(W, x), expected)
     flat = scores.cheapness(torch.zeros(2, 4), InputStatistics.zeros(4))  # equal scores rank by column
     assert flat.tolist() == [[0.0, 0.25, 0.5, 0.75]] * 2
+
+
+@given(
+    arrays.arrays(np.float32, (3, 7), elements=st.sampled_from([0.0, 0.5, 1.0, 2.0])),
+    st.floats(0.001, 1.0, exclude_max=True),
+)
+def test_cheapest_is_cheapness_below_the_share(weights: np.ndarray, share: float) -> None:
+    unread = InputStatistics.zeros(7)
+    level = replace(unread, tokens=1, sum_squares=torch.ones(7, dtype=torch.float64))
+    for statistics, w in ((inputs(4)[0], W), (unread, W), (level, torch.from_numpy(weights))):
+        assert torch.equal(scores.cheapest(w, statistics, share), scores.cheapness(w, statistics) < share)
 
 
 def test_gain_is_what_first_order_promises() -> None:

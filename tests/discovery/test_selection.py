@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from personae.discovery import drop_highest, drop_lowest, drop_n_of_m
-from personae.discovery.selection import Dropped, count
+from personae.discovery import drop_highest, drop_lowest, drop_n_of_m, selection
+from personae.discovery.selection import Dropped, count, rank
 from personae.errors import OptionError
 
 # Few distinct values, so that ties are the rule.
@@ -138,6 +139,21 @@ def test_a_larger_number_contains_a_smaller_one(gains: dict[str, torch.Tensor], 
     assert not any((small[n] & ~large[n]).any() for n in gains)
     positive = sum(int((g > 0).sum()) for g in gains.values())
     assert [total(small), total(large)] == [min(n, positive) for n in sorted(numbers)]
+
+
+@given(scored(), st.lists(st.integers(0, 70), min_size=1, max_size=4), st.integers(1, 9))
+def test_a_short_head_drops_what_the_whole_order_drops(
+    gains: dict[str, torch.Tensor], numbers: list[int], head: int
+) -> None:
+    everything = {n: torch.ones(g.shape, dtype=torch.bool) for n, g in gains.items()}
+    flat = torch.cat([g.flatten() for g in gains.values()]).tolist()
+    best = sorted((i for i, g in enumerate(flat) if g > 0), key=lambda i: (-flat[i], i))
+    with mock.patch.object(selection, "_HEAD", head):
+        ranking = rank(gains, everything)
+        assert len(ranking) == len(best)
+        for number in numbers:
+            dropped = torch.cat([d.flatten() for d in ranking.drop(number).values()])
+            assert set(dropped.nonzero().flatten().tolist()) == set(best[:number])
 
 
 def test_what_is_no_number_is_not_dropped() -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from personae.cli.console import bar, check_writable, load, out, short_warnings, tell
 
-# Generic answers read by a probe of the budget: two thirds of the default, and one round below, to end within minutes.
+# Generic answers read by a probe of the budget: two thirds of the default, to end within minutes.
 ANSWERS = 16
 QUESTION = "My whole Saturday is free. What should I do with it?"
 
@@ -36,7 +36,7 @@ def demo(
         dtype = fast_dtype()  # recorded in the artefact; float32 where bfloat16 would only be emulated
         model, tokenizer = load(None, dtype, "auto")
         tell(f"{escape(data.name)}: {len(data)} pairs, split 60/20/20 into calibration, dev and test; {dtype}")
-        artefact = discover(model, tokenizer, data, generic_answers=ANSWERS, rounds=1, progress=bar)
+        artefact = discover(model, tokenizer, data, generic_answers=ANSWERS, progress=bar)
         artefact.save(path)
         result = evaluate(model, tokenizer, data, artefact, progress=bar)
         out.print(to_rich(result))

@@ -97,6 +97,21 @@ def cheapness(w: torch.Tensor, generic: InputStatistics) -> torch.Tensor:
     return ranks.float() / w.shape[1]
 
 
+def cheapest(w: torch.Tensor, generic: InputStatistics, share: float) -> torch.Tensor:
+    """`cheapness(w, generic) < share`, (out, in) bool, without sorting: the k lowest of each row, ties by column."""
+    width = w.shape[1]
+    number = int((torch.arange(width).float() / width < share).sum())
+    if number in (0, width):
+        return torch.full(w.shape, number > 0, dtype=torch.bool, device=w.device)
+    scores = wanda(w, generic, "l2")
+    last = scores.kthvalue(number, dim=1, keepdim=True).values
+    below, level = scores < last, scores == last
+    room = number - below.sum(dim=1, keepdim=True)
+    if bool((level.sum(dim=1, keepdim=True) > room).any()):
+        level &= level.cumsum(dim=1) <= room
+    return below | level
+
+
 def gain(w: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """H_ij = −w_ij·g_ij: the first-order change of the objective when w_ij is set to zero."""
     return -(w.detach().float() * gradient.float())

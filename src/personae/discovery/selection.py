@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
@@ -99,23 +98,42 @@ def drop_highest(gains: Scores, candidates: Dropped, number: int) -> Dropped:
     return rank(gains, candidates).drop(number)
 
 
-@dataclass(frozen=True)
 class Ranking:
-    """Candidates with a positive gain, the best first: positions over all targets laid end to end, (n,) int64.
+    """Candidates with a positive gain, the best first.
 
-    Sorted once, so that a search over numbers of dropped weights costs no more sorting.
+    shapes: of the targets, (out, in), laid end to end. positions, values: of the candidates over all of them, (n,)
+    int64 and float. A search drops a small part of tens of millions, so only the head of the order is sorted, and a
+    longer one when a larger number is asked for.
     """
 
-    shapes: dict[str, tuple[int, int]]
-    order: torch.Tensor
+    def __init__(self, shapes: dict[str, tuple[int, int]], positions: torch.Tensor, values: torch.Tensor) -> None:
+        self.shapes, self._positions, self._values = shapes, positions, values
+        self._head = positions[:0]
+
+    def __len__(self) -> int:
+        return len(self._positions)
 
     def drop(self, number: int) -> Dropped:
         """The first `number` of them, as masks."""
+        number = min(max(number, 0), len(self))
+        if number > len(self._head):
+            self._head = self._first(max(2 * number, _HEAD))
         sizes = [rows * columns for rows, columns in self.shapes.values()]
         flat = torch.zeros(sum(sizes), dtype=torch.bool)
-        flat[self.order[: max(number, 0)]] = True
+        flat[self._head[:number]] = True
         parts = torch.split(flat, sizes)
         return {n: part.reshape(shape) for (n, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def _first(self, number: int) -> torch.Tensor:
+        """At least the first `number` positions, sorted; all that tie with the last of them are among them."""
+        if number >= len(self):
+            return self._positions[self._values.argsort(descending=True, stable=True)]
+        last = self._values.kthvalue(len(self) - number + 1).values
+        among = (self._values >= last).nonzero().flatten()
+        return self._positions[among[self._values[among].argsort(descending=True, stable=True)]]
+
+
+_HEAD = 1 << 21  # sorted at once: more than any budget has allowed, and a hundredth of a second's work
 
 
 def rank(gains: Scores, candidates: Dropped) -> Ranking:
@@ -130,8 +148,7 @@ def rank(gains: Scores, candidates: Dropped) -> Ranking:
         values.append(gain.flatten()[at])
         shapes[name] = (gain.shape[0], gain.shape[1])
         begin += gain.numel()
-    order = torch.cat(values).argsort(descending=True, stable=True)
-    return Ranking(shapes, torch.cat(positions)[order])
+    return Ranking(shapes, torch.cat(positions), torch.cat(values))
 
 
 def _drop_global(scores: Scores, share: float, ties: Scores | None) -> Dropped:

@@ -57,6 +57,7 @@ class Session:
     progress: Progress = silent
     _other_gains: dict[tuple[str, float, Pole], Gradients] = field(default_factory=dict)
     _base: dict[Calibration, torch.Tensor] = field(default_factory=dict)
+    _candidates: dict[float, Dropped] = field(default_factory=dict)
     _kept: list[Checkpoint] = field(default_factory=list)
 
     @property
@@ -177,12 +178,14 @@ class Session:
 
     def candidates(self, cheap_share: float) -> Dropped:
         """True where cheapness u < c, per row; experts that generic text never reached offer none."""
-        result: Dropped = {}
-        for target in self.targets:
-            x = self.generic_statistics[site(target)]
-            mask = scores.cheapness(target.weight, x).cpu() < cheap_share
-            result[target.name] = mask if x.tokens else torch.zeros_like(mask)
-        return result
+        if cheap_share not in self._candidates:
+            result: Dropped = {}
+            for target in self.targets:
+                x = self.generic_statistics[site(target)]
+                mask = scores.cheapest(target.weight, x, cheap_share).cpu()
+                result[target.name] = mask if x.tokens else torch.zeros_like(mask)
+            self._candidates[cheap_share] = result
+        return self._candidates[cheap_share]
 
     # --- masks -------------------------------------------------------------------------------------------
 
@@ -222,7 +225,7 @@ class Session:
             gains = self.signed_gains(settings, pole)
             order = {n: self._rank_by(n, h, settings.rank_by) for n, h in gains.items()}
         ranking = rank(order, candidates)
-        return Family(ranking.drop, len(ranking.order), self.size)
+        return Family(ranking.drop, len(ranking), self.size)
 
     @cached_property
     def writers(self) -> list[Writer]:
@@ -266,7 +269,7 @@ class Session:
         weight = COST_WEIGHT * gained / spent if spent > 0 else 0.0
         order = {n: self._rank_by(n, h - weight * costs[n].clamp(min=0), settings.rank_by) for n, h in gains.items()}
         ranking = rank(order, self.candidates(cheap_share))
-        return Family(ranking.drop, len(ranking.order), self.size)
+        return Family(ranking.drop, len(ranking), self.size)
 
     def _rank_by(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
         if rank_by == "gain":

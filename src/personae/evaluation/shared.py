@@ -38,7 +38,6 @@ class Shared:
     ) -> None:
         self.model, self.tokenizer, self.contrast, self.artefact = model, tokenizer, contrast, artefact
         self.split_seed, self.progress, self.given = split_seed, progress, given
-        self._candidates: dict[float, Mapping[str, torch.Tensor]] = {}
 
     @cached_property
     def session(self) -> Session:
@@ -73,12 +72,8 @@ class Shared:
         return encode_contrast(self.model, self.tokenizer, part)
 
     def candidates(self, cheap_share: float | None) -> Mapping[str, torch.Tensor] | None:
-        """Where cheapness u < c; None for methods that choose among all weights. Each share is ranked once."""
-        if cheap_share is None:
-            return None
-        if cheap_share not in self._candidates:
-            self._candidates[cheap_share] = self.session.candidates(cheap_share)
-        return self._candidates[cheap_share]
+        """Where cheapness u < c; None for methods that choose among all weights."""
+        return None if cheap_share is None else self.session.candidates(cheap_share)
 
     def targets(self, every: list[Target]) -> list[Target]:
         """The targets over which sparsity counts: the session's, else the artefact's, else all.
