@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -118,29 +118,39 @@ def choose_steering(
     """The block and the coefficient for one pole: the largest within the budget, the best block on dev.
 
     sign: +1 for the positive pole, −1 for the negative one. blocks: those that are tried; by default every fourth
-    of the middle three quarters. Dev chooses by the mean log σ of the margin, as it does for masks.
+    of the middle three quarters. Dev chooses by the mean log σ of the margin, as it does for masks. Blocks are
+    compared at the coefficient whose loss on a quarter of the text keeps the budget; the chosen block's coefficient
+    keeps it by the upper bound on all of the text, as a mask does.
     """
     number = len(vectors)
     tried = list(range(number // 8, number - number // 8, 4)) or [number // 2] if blocks is None else list(blocks)
-    base = capability(model, text)
-    best: tuple[float, Steering] | None = None
+    quarter = replace(text, plain=text.plain[::4], chat=text.chat[::4])
+    base, base_of_quarter = capability(model, text), capability(model, quarter)
+    best: tuple[float, int, int] | None = None
+
+    def at(block: int, steps: int) -> Steering:
+        return Steering(block, sign * steps / STEPS, vectors[block])
+
     for block in tried:
 
-        def at(steps: int, block: int = block) -> Steering:
-            return Steering(block, sign * steps / STEPS, vectors[block])
-
         def loss(steps: int, block: int = block) -> float:
-            with steered(model, at(steps, block)):
-                return capability(model, text).loss_bound(base)
+            with steered(model, at(block, steps)):
+                return capability(model, quarter).loss(base_of_quarter)
 
         steps, _ = largest_within(loss, MOST, budget, start=STEPS)
-        found = at(steps)
-        with steered(model, found):
+        with steered(model, at(block, steps)):
             scored = mean_log_probabilities(model, dev)
         value = float(torch.nn.functional.logsigmoid(sign * (scored[:, 0] - scored[:, 1])).mean())
         if best is None or value > best[0]:
-            best = (value, found)
+            best = (value, block, steps)
         if tick:
             tick(1)
     assert best is not None
-    return best[1]
+    _, block, coarse = best
+
+    def bound(steps: int) -> float:
+        with steered(model, at(block, steps)):
+            return capability(model, text).loss_bound(base)
+
+    steps, _ = largest_within(bound, MOST, budget, start=max(coarse, 1))
+    return at(block, steps)
