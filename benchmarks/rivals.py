@@ -5,8 +5,8 @@
 
 The masks are those of `python -m benchmarks.ai_persona` (they are found first where they are absent). Rivals that have
 a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound on
-the same text, and are read on the same test items and the same final text. Writes benchmarks/results/rivals_<set>.json anew
-after each condition, and an interrupted run goes on with the next one. `minus` holds headline minus each condition,
+the same text, and are read on the same test items and the same final text. Writes benchmarks/results/rivals_<set>.json
+anew after each condition, and an interrupted run goes on with the next one. `minus` holds headline minus each one,
 paired over items, Holm over the file.
 """
 

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from benchmarks.common import RESULTS, write
+from benchmarks.suites import SUITES
 
 PARTS = {
     "discovery_speed": ["benchmarks.discovery_speed"],
@@ -18,7 +19,20 @@ PARTS = {
     "ai_persona_wealth_methods": ["benchmarks.ai_persona", "wealth", "--methods"],
     "objectives": ["benchmarks.objectives"],
     "planted": ["benchmarks.planted"],
+    "rivals_power": ["benchmarks.rivals", "power"],
+    "rivals_wealth": ["benchmarks.rivals", "wealth"],
+    **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
 }
+FIGURES = (  # key of the summary, result file, figure in it
+    ("planted.directed_auc", "planted", "planted.directed_auc"),
+    *(
+        (f"mbti.{d}.{figure}", f"suite_mbti-{d}", f"{d}.{figure}")
+        for d in ("EI", "SN", "TF", "JP")
+        for figure in ("auc", "auc_over_ceiling")
+    ),
+    ("capability.hellaswag_change", "suite_capability", "hellaswag_change"),
+    ("capability.mmlu_gold_logprob_change", "suite_capability", "mmlu_gold_logprob_change"),
+)
 
 
 def summary() -> dict[str, float]:
@@ -31,6 +45,12 @@ def summary() -> dict[str, float]:
             for key in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"):
                 flat[f"{name}.directed.{key}"] = _value(row[key])
             flat[f"{name}.directed.capability_loss"] = row["capability_loss"]
+            for key in ("acc", "acc_opposite", "capability_loss"):
+                flat[f"{name}.headline.{key}"] = flat[f"{name}.directed.{key}"]
+            claim = next((c for c in row["claims"] if c["figure"] == "acc"), None)
+            if claim:
+                flat[f"{name}.headline.minus_best_control"] = claim["value"]
+        flat |= _rivals(name)
     speed = _read("discovery_speed")
     if speed:
         flat["discovery.statistics_over_forward"] = speed["statistics_over_forward"]
@@ -38,9 +58,27 @@ def summary() -> dict[str, float]:
         flat["scoring.shared_prompt_speedup"] = speed["shared_prompt_speedup"]
         flat["memory.statistics_over_model"] = speed["memory.statistics_over_model"]
         flat["memory.attribution_over_model"] = speed["memory.attribution_over_model"]
-    planted = _read("planted")
-    if planted:
-        flat["planted.directed_auc"] = _value(planted["figures"]["planted.directed_auc"])
+    for key, result, figure in FIGURES:
+        kept = _read(result)
+        if kept and kept["figures"].get(figure) is not None:
+            flat[key] = _value(kept["figures"][figure])
+    return flat
+
+
+def _rivals(name: str) -> dict[str, float]:
+    """Accuracy of the headline minus that of trained and steered rivals, and the best row that needs no gradient."""
+    flat: dict[str, float] = {}
+    found = _read(f"rivals_{name}")
+    if found:
+        for key, rival in (("sft", "lora-sft"), ("dpo", "lora-dpo"), ("caa", "steering")):
+            if rival in found["minus"]:
+                flat[f"{name}.headline.minus_{key}"] = found["minus"][rival]["acc"]["value"]
+    others = _read(f"ai_persona_{name}_methods")
+    rows = [r for rows in (found or {"made": {}})["made"].values() for r in rows]
+    rows += others["evaluation"]["rows"] if others else []
+    forward = [_value(r["acc"]) for r in rows if r["kind"] == "method" and r["cost"] == "forward-only"]
+    if forward:  # the best of them on these very items, which favours them
+        flat[f"{name}.forward_only.acc"] = max(forward)
     return flat
 
 
