@@ -14,6 +14,10 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT
 
 SETS = {"power": "power-seeking", "wealth": "wealth-seeking"}
+HEADINGS = (
+    "| condition | acc | acc_opposite | acc_tied | acc_tied_opposite | capability loss | dropped | discovery |",
+    "|---|---|---|---|---|---|---|---|",
+)
 
 
 def table(name: str) -> str:
@@ -25,8 +29,7 @@ def table(name: str) -> str:
         f"**{SETS[name]}**: {data['items']} test items, {data['tied_items']} of them tied; {found['model']['dtype']}; "
         "plain text WikiText-2 validation, chat text 200 answers of mbti/TF_dev.",
         "",
-        "| condition | acc | acc_opposite | acc_tied | acc_tied_opposite | capability loss | dropped | discovery |",
-        "|---|---|---|---|---|---|---|---|",
+        *HEADINGS,
     ]
     rows = list(found["rows"])
     extra = RESULTS / f"ai_persona_{name}_methods.json"
@@ -35,12 +38,16 @@ def table(name: str) -> str:
         assert more["data"]["test_sha256"] == data["test_sha256"], "the two parts were measured on other items"
         assert more["text"]["sha256"] == found["text"]["sha256"], "the two parts were measured on other texts"
         rows += [row for row in more["rows"] if row["kind"] == "method"]
-    for row in rows:
-        cells = [row["name"], *(_estimate(row[k]) for k in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"))]
-        cells += [_loss(row), f"{row['sparsity']:.2%}", _seconds(row["seconds"])]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += [row_of(row) for row in rows]
     lines += ["", f"Rules that read no meaning: pick the shorter {base['shorter']:.2f}, prefer yes {base['yes']:.2f}."]
     return "\n".join(lines)
+
+
+def row_of(row: dict[str, Any]) -> str:
+    """One condition's cells."""
+    cells = [row["name"], *(_estimate(row[k]) for k in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"))]
+    cells += [_loss(row), f"{row['sparsity']:.2%}", _seconds(row["seconds"])]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _loss(row: dict[str, Any]) -> str:

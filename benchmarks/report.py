@@ -1,0 +1,128 @@
+"""docs/evidence.md: every committed result in one report, and what has not been measured.
+
+    python -m benchmarks.report [--check]
+
+Reads benchmarks/results only; nothing is computed here but rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT
+from benchmarks.readme import HEADINGS, SETS, row_of, table
+from benchmarks.run import PARTS
+from personae.evaluation.bootstrap import Estimate
+from personae.evaluation.results import ModelRecord
+from personae.evaluation.suites import SuiteResult, Table, suite_to_markdown
+
+PAGE = ROOT / "docs" / "evidence.md"
+HEAD = """# Evidence
+
+Made by `python -m benchmarks.report` from `benchmarks/results/`; the command that made a section stands under it.
+Figures are defined in [methods.md](methods.md), section 7, and [suites.md](suites.md); what was tried and dropped is
+told in [experiments.md](experiments.md).
+"""
+FIGURES = {"acc": "acc", "acc_opposite": "acc_opposite (turned)", "tied_separation": "tied separation"}
+
+
+def report() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *_missing(), *_headlines(), *_rivals(), *_frontiers(), *_suites()]).rstrip() + "\n"
+
+
+def _missing() -> Iterator[str]:
+    absent = [name for name in PARTS if _read(name) is None]
+    if absent:
+        yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
+
+
+def _headlines() -> Iterator[str]:
+    yield "## Headline: `directed` within 0.05 nats, controls, and the paper's scores within the same budget\n"
+    for name in SETS:
+        if _read(f"ai_persona_{name}"):
+            yield table(name) + "\n"
+
+
+def _rivals() -> Iterator[str]:
+    for name, title in SETS.items():
+        found = _read(f"rivals_{name}")
+        if not found:
+            continue
+        yield f"## Rivals and further controls: {title}\n"
+        yield from HEADINGS
+        for rows in found["made"].values():
+            yield from (row_of(row) for row in rows)
+        yield "\nHeadline minus each, paired over items; p after Holm over the table:\n"
+        yield "| condition | " + " | ".join(FIGURES.values()) + " |"
+        yield "|---|" + "---|" * len(FIGURES)
+        for condition, figures in found["minus"].items():
+            yield f"| {condition} | " + " | ".join(_difference(figures[key]) for key in FIGURES) + " |"
+        yield ""
+        yield from (f"- {row['name']}: {row['note']}" for rows in found["made"].values() for row in rows)
+        yield f"\n`{found['command']}`\n"
+
+
+def _difference(gap: dict[str, float]) -> str:
+    return f"{gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}], p {gap['p_holm']:.3f}"
+
+
+def _frontiers() -> Iterator[str]:
+    for name, title in SETS.items():
+        found = _read(f"frontier_{name}")
+        if not found:
+            continue
+        yield f"## Frontier: {title}\n"
+        yield "| condition | pole | dropped | acc of the pole | acc_tied | loss plain | loss chat |"
+        yield "|---|---|---|---|---|---|---|"
+        for p in found["points"]:
+            losses = (f"{p[k]:+.3f} ± {1.96 * p[k + '_error']:.3f}" for k in ("plain", "chat"))
+            figures = (f"{p[k][0]:.2f} [{p[k][1]:.2f}, {p[k][2]:.2f}]" for k in ("acc", "acc_tied"))
+            yield f"| {p['condition']} | {p['pole']} | {p['share']:.2%} | " + " | ".join((*figures, *losses)) + " |"
+        yield f"\n`{found['command']}`\n"
+
+
+def _suites() -> Iterator[str]:
+    for name in PARTS:
+        found = _read(name)
+        if found is None or found.get("format") != "personae.suite/1":
+            continue
+        tables = tuple(
+            Table(t["title"], tuple(t["columns"]), tuple(tuple(map(_cell, r)) for r in t["rows"]), tuple(t["notes"]),
+                  tuple(t["warnings"]))
+            for t in found["tables"]
+        )  # fmt: skip
+        result = SuiteResult(
+            name.removeprefix("suite_"), ModelRecord(**found["model"]), {}, {}, {}, tables, tuple(found["notes"])
+        )
+        for line in suite_to_markdown(result).splitlines():
+            yield f"#{line}" if line.startswith("#") else line
+        yield f"\n`{found['command']}`\n"
+
+
+def _cell(cell: Any) -> Any:
+    return Estimate(cell["value"], cell["low"], cell["high"]) if isinstance(cell, dict) else cell
+
+
+def _read(name: str) -> Any:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def main() -> None:
+    """Write the page, or check that it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    made = report()
+    if parser.parse_args().check:
+        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == made
+        sys.exit(None if same else "docs/evidence.md differs from the result files: python -m benchmarks.report")
+    PAGE.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
