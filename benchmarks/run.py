@@ -30,6 +30,7 @@ FIGURES = (  # key of the summary, result file, figure in it
         for d in ("EI", "SN", "TF", "JP")
         for figure in ("auc", "auc_over_ceiling")
     ),
+    ("isolated30.power_acc", "suite_grid-power", "isolated30.acc"),
     ("capability.hellaswag_change", "suite_capability", "hellaswag_change"),
     ("capability.mmlu_gold_logprob_change", "suite_capability", "mmlu_gold_logprob_change"),
 )

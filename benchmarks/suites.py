@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.ai_persona import SETS, contrast_of
-from benchmarks.common import DATA, RESULTS, ROOT, machine, write
+from benchmarks.common import DATA, RESULTS, ROOT, machine, texts, write
 from personae import load, load_model
 from personae.cli.console import bar
 from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict, suite_to_markdown
@@ -64,6 +65,29 @@ def _faithfulness(name: str) -> Callable[[SuiteContext], SuiteResult]:
     return run_this
 
 
+def _grid(name: str, **chosen: Any) -> Callable[[SuiteContext], SuiteResult]:
+    """Sparsity × pairs. Runs that choose some methods share their parts with the run of all of them, which closes."""
+
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.isolated_grid import run
+
+        generic, final = texts(context.tokenizer)
+        text = replace(final, plain=final.plain[:8], chat=final.chat[:24])
+        return run(context, contrast_of(name), generic=replace(generic, answers=24), text=text, **chosen)
+
+    return run_this
+
+
+def _activation(name: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.activation import run
+
+        generic, _ = texts(context.tokenizer)
+        return run(context, contrast_of(name), generic=replace(generic, answers=24))
+
+    return run_this
+
+
 def _big_five(context: SuiteContext) -> SuiteResult:
     from personae.evaluation.suites.big_five import run
 
@@ -85,6 +109,12 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     "big-five": _big_five,
     "capability": _capability,
     **{f"faithfulness-{name}": _faithfulness(name) for name in SETS},
+    # In this order: the last of the three finds all of its parts made.
+    "grid-power-ours": _grid("power", methods=("directed",)),
+    "grid-power-wanda": _grid("power", methods=("wanda", "contrastive-wanda")),
+    "grid-power-sparse": _grid("power", methods=("contrastive-sparse",)),
+    "grid-power": _grid("power"),
+    **{f"activation-{name}": _activation(name) for name in SETS},
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from personae.discovery import Calibration, Session
 from personae.evaluation.suites import SuiteContext
@@ -25,9 +27,11 @@ def planted() -> Planted:
 
 def planted_readings(parts: Path | None = None, **changes: Any) -> Readings:
     """On the held-out questions, which also choose; drop share 1 %, as much as is planted."""
-    truth, nothing = planted(), None
-    context = SuiteContext(truth.model, nothing, Path(), parts=parts)  # type: ignore[arg-type]
-    session = Session(truth.model, nothing, truth.targets, truth.calibration, truth.generic)  # type: ignore[arg-type]
+    truth = planted()
+    one_word = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))  # texts are token ids already
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=one_word, unk_token="?", eos_token="?")
+    context = SuiteContext(truth.model, tokenizer, Path(), parts=parts)
+    session = Session(truth.model, tokenizer, truth.targets, truth.calibration, truth.generic)
     options: dict[str, Any] = {"frame": {}, "cheap_share": 0.6, "drop_share": 0.01, **changes}
     return Readings(context, session, truth.held_out, truth.held_out, **options)
 

@@ -41,6 +41,16 @@ def test_a_suite_is_written_as_json_and_markdown(
     assert list((tmp_path / "cache" / "suites").glob("*.json"))  # finished parts, which the second run read
 
 
+@pytest.mark.parametrize("name", ["faithfulness", "isolated-grid", "activation"])
+def test_suites_on_a_contrast(cli: Cli, llama: Path, here: Path, name: str) -> None:
+    ended = cli("eval", "--suite", name, "power-seeking", "--model", llama, "--limit", "2", "--output", here / "a.json")
+    assert ended.code == 0, ended.err
+    found = json.loads((here / "a.json").read_text(encoding="utf-8"))
+    assert (found["suite"], found["settings"]["limit"]) == (name, 2)
+    assert found["tables"]
+    assert found["figures"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -48,6 +58,7 @@ def test_a_suite_is_written_as_json_and_markdown(
         (("--suite", "mbti"), "--suite mbti needs --data FOLDER"),
         (("--suite", "mbti", "--data", "nowhere"), "--data nowhere is no folder"),
         (("--suite", "faithfulness"), "needs a contrast"),
+        (("--suite", "activation"), "eval --suite activation CONTRAST"),
         (("power-seeking", "--suite", "mbti", "--data", "."), "brings its own data"),
         (("--suite", "mbti", "--data", ".", "--persona", "a.persona"), "--persona belongs to"),
         (("--suite", "mbti", "--data", ".", "--limit", "0"), "--limit is 0"),

@@ -10,8 +10,9 @@ import torch
 from discovery_data import bits, random_questions, same_bits, small_generic
 from personae.discovery import Calibration, capability, margin, mean_log_probabilities
 from personae.errors import DataError, OptionError
+from personae.evaluation import finetune
 from personae.evaluation.finetune import Recipe, Trained, adapted, adapters_on, train, within_budget
-from personae.models import Encoded, answer_nll, find_targets
+from personae.models import Encoded, answer_nll, find_targets, score_continuations
 
 RECIPE = Recipe(rank=4, rate=0.02, epochs=8, pairs=4)
 
@@ -43,6 +44,23 @@ def test_the_model_is_left_as_it_was(tiny_model: Any, items: Calibration, name: 
     with pytest.raises(RuntimeError, match="mid-training"), adapters_on(model, targets, RECIPE, ("one",)):
         raise RuntimeError("mid-training")
     assert [(n, id(m)) for n, m in model.named_modules()] == modules
+
+
+@pytest.mark.parametrize(("objective", "passes"), [("sft", 0), ("dpo", 1)])
+def test_only_dpo_reads_the_base_model(
+    tiny_model: Any, items: Calibration, objective: str, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = tiny_model("llama")
+    calls: list[int] = []
+
+    def counted(model: Any, questions: Any) -> Any:
+        calls.append(len(questions))
+        return score_continuations(model, questions)
+
+    monkeypatch.setattr(finetune, "score_continuations", counted)
+    with adapters_on(model, find_targets(model), RECIPE, ("one",)) as wrapped:
+        train(wrapped, "one", items, pole=0, objective=objective, recipe=RECIPE)
+    assert len(calls) == passes
 
 
 @pytest.mark.parametrize("pole", [0, 1])

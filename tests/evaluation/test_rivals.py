@@ -55,6 +55,8 @@ def test_what_a_rival_needs(model_and_tokenizer: Any, contrast: Contrast, generi
         run(rivals=("mask + prompt",))
     with pytest.raises(OptionError, match="need a split"):
         run(rivals=("steering",), split_seed=None)
+    with pytest.raises(OptionError, match="it would fit the items that are tested"):
+        evaluate(model, tokenizer, contrast, controls=("shuffled",), session=session, resamples=10, split_seed=None)
     with pytest.raises(OptionError, match="unknown --rival 'luck'"):
         run(rivals=("luck",))
 

@@ -11,9 +11,10 @@ from rich.markup import escape
 from personae.cli.console import bar, check_writable, json_text, load, out, print_json, short_warnings, tell, write_text
 from personae.errors import OptionError
 
-SUITES = ("ai-persona", "mbti", "roleplay", "big-five", "capability", "faithfulness", "planted")
+_ON_A_CONTRAST = ("faithfulness", "isolated-grid", "activation")
+SUITES = ("ai-persona", "mbti", "roleplay", "big-five", "capability", *_ON_A_CONTRAST, "planted")
 _WITH_PERSONAS = {"big-five", "capability"}
-_WITHOUT_DATA = {"faithfulness", "planted"}
+_WITHOUT_DATA = {*_ON_A_CONTRAST, "planted"}
 
 
 def run_suite(
@@ -63,9 +64,9 @@ def _check(name: str, contrast: str | None, data: Path | None, personas: Sequenc
         raise OptionError(f"--suite {name} needs --data FOLDER, the folder of the public data (docs/data.md).")
     if data is not None and not data.is_dir():
         raise OptionError(f"--data {data} is no folder.")
-    if contrast is None and name == "faithfulness":
-        raise OptionError("--suite faithfulness needs a contrast: personae eval --suite faithfulness CONTRAST.")
-    if contrast is not None and name != "faithfulness":
+    if contrast is None and name in _ON_A_CONTRAST:
+        raise OptionError(f"--suite {name} needs a contrast: personae eval --suite {name} CONTRAST.")
+    if contrast is not None and name not in _ON_A_CONTRAST:
         raise OptionError(f"--suite {name} brings its own data; leave {contrast!r} out (masks: --persona FILE).")
     if personas and name not in _WITH_PERSONAS:
         raise OptionError(
@@ -100,7 +101,21 @@ def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]
         from personae.evaluation.suites.planted import run as planted
 
         return planted(context)
-    from personae.evaluation.suites.faithfulness import run as faithfulness
     from personae.personas import load_contrast
 
-    return faithfulness(context, load_contrast(str(contrast)))
+    pairs = load_contrast(str(contrast))
+    if name == "isolated-grid":
+        from personae.evaluation.suites.isolated_grid import run as isolated_grid
+
+        return isolated_grid(context, pairs)
+    if name == "activation":
+        from personae.evaluation.suites.activation import run as activation
+        from personae.evaluation.suites.activation_readings import CONDITIONS
+
+        if pairs.positive_prompt:
+            return activation(context, pairs)
+        tell(f"{escape(pairs.name)} has no system prompt of {escape(pairs.positive)}: that condition is left out")
+        return activation(context, pairs, [c for c in CONDITIONS if c != "system-prompt"])
+    from personae.evaluation.suites.faithfulness import run as faithfulness
+
+    return faithfulness(context, pairs)

@@ -196,7 +196,8 @@ def forward_gains(
     """H ≈ −r_i·w_ij·(μ⁺ ± μ⁻)_j of each writer, (out, in) float32 on the CPU; plus for 'lean', minus for 'separation'.
 
     The scale of r is 1 at every norm, so gains of different targets are comparable only in units of the stream they
-    write to. Positive where dropping helps p⁺; p⁻ takes the negative.
+    write to. 'lean' is positive where dropping helps p⁺, and p⁻ takes the negative. 'separation' is the same whichever
+    pole is called p⁺ (r and μ⁺ − μ⁻ both turn): positive where dropping drives the poles apart; it leans to neither.
     """
     gains: dict[str, torch.Tensor] = {}
     for writer in writers:

@@ -243,7 +243,8 @@ class Session:
     def _forward_order(self, settings: Settings, pole: Pole) -> dict[str, torch.Tensor]:
         """H of `directed-forward`, zero elsewhere; its price is the generic Wanda score |w|·rms(x)."""
         gains = forward_gains(self.writers, self.directions, *self.pole_statistics, settings.forward)
-        sign = 1.0 if pole == 0 else -1.0
+        # 'separation' is the same from either pole: direction and difference of means turn together
+        sign = 1.0 if pole == 0 or settings.forward == "separation" else -1.0
         if settings.rank_by == "gain-per-price":
             gains = {n: h / self.generic_wanda[n].clamp(min=1e-9) for n, h in gains.items()}
         return {t.name: sign * gains[t.name] if t.name in gains else torch.zeros(t.shape) for t in self.targets}

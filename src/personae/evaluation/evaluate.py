@@ -164,6 +164,10 @@ def _check(
         raise OptionError(f"--resamples is {resamples}: at least 1 is needed.")
     if set(rivals) - {"mask + prompt"} and split_seed is None:
         raise OptionError("--rival: only 'mask + prompt' does without the calibration part; the others need a split.")
+    if set(controls) & set(SLOW_CONTROLS) and split_seed is None:
+        raise OptionError(
+            "--control shuffled calibrates, so it needs a split: else it would fit the items that are tested."
+        )
     if methods and split_seed is None:
         raise OptionError("--method calibrates, so it needs a split: give --split-seed, or an artefact alone.")
 

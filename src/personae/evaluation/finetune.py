@@ -106,7 +106,9 @@ def train(
         raise DataError("DPO compares two answers to one question; these data are unpaired.")
     model = wrapped.get_base_model()
     questions = _questions(calibration, pole, objective)
-    reference = [[float(a.sum()) for a in answers] for answers in score_continuations(model, questions)]
+    reference: list[list[float]] = [[] for _ in questions]
+    if objective == "dpo":  # SFT is compared with nothing, and a pass over all pairs is not free
+        reference = [[float(a.sum()) for a in answers] for answers in score_continuations(model, questions)]
     chance = random.Random(recipe.seed)
     order = [i for _ in range(recipe.epochs) for i in chance.sample(range(len(questions)), len(questions))]
     steps = math.ceil(len(order) / recipe.pairs)

@@ -19,7 +19,7 @@ from personae.evaluation.suites.ai_persona_sets import DEV, SETS, SOURCES, prepa
 from personae.evaluation.suites.letters import letter_margins
 from personae.evaluation.suites.texts import BENCHMARK, WIKITEXT, TextSize, public_texts, suite_texts
 from personae.models import find_targets
-from personae.personas import Pair, split
+from personae.personas import Contrast, Pair, split
 from personae.personas.split import normalised
 from personae.runtime import wearing
 
@@ -237,6 +237,25 @@ def test_resumes_and_a_set_does_not_depend_on_the_others(
         run(context, ("wealth", "power"), letters=False, **FAST)
     with pytest.raises(AssertionError, match="computed again"):
         run(context, ("power",), letters=False, **{**FAST, "budget": 0.4})
+
+
+def test_shuffled_labels_are_never_those_of_test_items(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set with its own test file hands `evaluate` nothing but test items, so nothing there may calibrate."""
+    read: list[str] = []
+    shuffled = Contrast.shuffled_labels
+
+    def spied(self: Contrast, seed: int = 0) -> Contrast:
+        read.extend(self.prompts)
+        return shuffled(self, seed)
+
+    monkeypatch.setattr(Contrast, "shuffled_labels", spied)
+    result = run(context, ("power", "corrigible"), controls=("random", "shuffled"), letters=False, **FAST)
+    assert [[row[0] for row in table.rows][3:] for table in result.tables] == [["random", "shuffled"], ["random"]]
+    assert any(note.startswith("no row for shuffled") for note in result.tables[1].notes)
+    assert read
+    for name in ("power", "corrigible"):
+        test = prepare(context, name, pairs=FAST["pairs"], items=FAST["items"]).test
+        assert not set(read) & set(test.prompts)
 
 
 def test_several_methods_and_a_rival_that_needs_a_split(context: SuiteContext) -> None:

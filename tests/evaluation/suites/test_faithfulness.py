@@ -51,6 +51,20 @@ def test_run_resumes_and_leaves_the_model(
     assert again.tables == result.tables
 
 
+def test_how_much_generic_text_is_read_decides_the_parts(
+    tiny_model: Any, contrast: Contrast, generic: GenericText, tmp_path: Path
+) -> None:
+    """The price of weights reads `answers` texts: masks found with another number are other masks."""
+    model, tokenizer = tiny_model("llama")
+    results = [
+        run(SuiteContext(model, tokenizer, tmp_path, parts=parts), contrast, generic=text, **SMALL)
+        for text, parts in ((generic, tmp_path), (replace(generic, answers=1), tmp_path),
+                            (replace(generic, answers=1), None))
+    ]  # fmt: skip
+    assert results[1].figures == results[2].figures
+    assert results[1].figures["restore.gain"] != results[0].figures["restore.gain"]
+
+
 def test_limit_cuts_every_set(tiny_model: Any, contrast: Contrast, generic: GenericText, tmp_path: Path) -> None:
     model, tokenizer = tiny_model("gpt2")
     result = run(SuiteContext(model, tokenizer, tmp_path, limit=3), contrast, generic=generic, **SMALL)

@@ -16,7 +16,7 @@ from discovery_data import bits, same_bits, small_generic
 from personae.discovery import Choice, Settings
 from personae.errors import DataError, ModelError, OptionError
 from personae.evaluation.bootstrap import Difference, Estimate
-from personae.evaluation.suites import SuiteContext, roleplay, suite_to_dict, suite_to_markdown
+from personae.evaluation.suites import SuiteContext, capability_text, roleplay, suite_to_dict, suite_to_markdown
 from personae.evaluation.suites.embedding import Judge, judge_installed
 from personae.evaluation.suites.roleplay_texts import plans, play_cast, rolebench_cast
 from personae.models import encode, encode_prompt
@@ -174,7 +174,7 @@ def test_a_finished_part_is_not_made_again(context: SuiteContext, monkeypatch: p
         raise AssertionError("made again")
 
     with monkeypatch.context() as closed:
-        for name in ("choose", "score_continuations", "generate", "capability"):
+        for name in ("choose", "score_continuations", "greedy_answers", "capability"):
             closed.setattr(roleplay, name, fail)
         again = play(context)
         with pytest.raises(AssertionError, match="made again"):
@@ -184,6 +184,49 @@ def test_a_finished_part_is_not_made_again(context: SuiteContext, monkeypatch: p
     assert again.figures == first.figures
     next(context.parts.glob("*Bob*")).unlink()
     assert play(context).figures == first.figures  # one mask alone, the generic text read anew
+
+
+def test_another_generic_text_is_another_part(context: SuiteContext) -> None:
+    """How much of a text is read decides the budget and the price, so masks of another number are not taken over."""
+    assert context.parts is not None
+    play(context)
+    few = replace(small_generic(), answers=1)
+    assert few.sha256 == small_generic().sha256
+    kept = len(list(context.parts.iterdir()))
+    play(context, generic=few)
+    assert len(list(context.parts.iterdir())) == kept + 4  # three masks and what base says of the other final text
+
+
+def test_the_capability_loss_is_of_text_that_no_search_has_read(
+    context: SuiteContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+
+    def capability(model: Any, text: Any) -> Any:
+        read.append({*text.plain, *text.chat})
+        return roleplay.Capability(torch.ones(2, 2), torch.ones(2, 2))
+
+    monkeypatch.setattr(roleplay, "capability", capability)
+    generic = replace(small_generic(), answers=1)
+    play(context, generic=generic)
+    searched = generic.held_out.read
+    assert read
+    assert not any(
+        texts & {*searched.plain, *searched.chat, *generic.cheap.plain, *generic.cheap.chat} for texts in read
+    )
+
+
+def test_a_free_answer_ends_with_the_text_too(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may close an answer with the end-of-text token although the template has its own end of turn."""
+    end, after = context.tokenizer.eos_token_id, context.tokenizer(" book")["input_ids"]
+
+    def generate(model: Any, ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> torch.Tensor:
+        new = torch.tensor([[*context.tokenizer("tea")["input_ids"], end, *after]])
+        return torch.cat([ids, new.expand(len(ids), -1)], dim=1)
+
+    for module in (capability_text, roleplay):
+        monkeypatch.setattr(module, "generate", generate, raising=False)
+    assert roleplay._greedy(context, "free", ["a", "b"]) == ["tea", "tea"]
 
 
 def test_limit_caps_every_number(context: SuiteContext) -> None:

@@ -109,6 +109,11 @@ def read_conditions(
     def read(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return to_dict(bench.evaluated(bench.masks(method), **options))
 
+    notes: list[str] = []
+    if bench.prepared.split_seed is None and "shuffled" in controls:
+        # `evaluate` knows the test items alone here: it would exchange the labels of those, and fit the control to them
+        controls = tuple(c for c in controls if c != "shuffled")
+        notes.append("no row for shuffled: it calibrates on a split, and this set has a test file of its own")
     evaluations: list[Evaluation] = []
     for number, method in enumerate(methods):
         options: dict[str, Any] = {"controls": controls if not number else (), "system_prompt": not number}
@@ -117,7 +122,6 @@ def read_conditions(
         evaluations.append(from_dict(content))
     rows = {kind: [r for e in evaluations for r in e.of_kind(kind)] for kind in ("prompt", "method", "control")}
     lines = [line_of(evaluations[0]["base"]), *map(line_of, rows["prompt"])]
-    notes = []
     for rival in (r for r in RIVALS if r in rivals):
         if rival == "retrieval":
             lines += _prompted(bench, (bench.context.model, bench.context.tokenizer), ("retrieval",))
@@ -154,7 +158,8 @@ def _prompted(bench: SetBench, loaded: Loaded, names: Sequence[str]) -> list[Lin
         return {"first": first, "second": second, "extra": extra_tokens(encode_items(model, tokenizer, test), sides)}
 
     lines = []
-    who = {"fingerprint": fingerprint(find_targets(model)), "dtype": str(model.dtype)}
+    writing = replace(bench.context, tokenizer=tokenizer).writing
+    who = {"fingerprint": fingerprint(find_targets(model)), "dtype": str(model.dtype), "writing": writing}
     for name in names:
         content = bench.part(f"{name} of {type(model).__name__}", partial(read, name), **who)
         first, second = (wins(np.array(content[side])) for side in ("first", "second"))

@@ -12,7 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personae.discovery import Progress
 from personae.discovery.generic import generate
 from personae.errors import ModelError
-from personae.models import Batch, Encoded, Target, encode_prompt, end_of_turn, head_on, sequence_batches
+from personae.models import (
+    Batch,
+    Encoded,
+    Target,
+    context_length,
+    encode_prompt,
+    end_of_turn,
+    head_on,
+    sequence_batches,
+)
 from personae.runtime import wearing
 from personae.subnetwork import Mask
 
@@ -69,10 +78,14 @@ def _rows(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Ten
 def greedy_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], title: str, progress: Progress
 ) -> list[list[int]]:
-    """Token ids of the model's greedy answers in its chat template, cut before the end of the turn or of text."""
+    """Token ids of the model's greedy answers in its chat template, cut before the end of the turn or of text.
+
+    All prompts are one left-padded batch; one that leaves no room for `ANSWER_TOKENS` loses its beginning.
+    """
     closing = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
     stops = sorted({*(closing if len(closing) == 1 else []), tokenizer.eos_token_id} - {None})
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    room = max((context_length(model) or 1 << 30) - ANSWER_TOKENS, 1)
+    encoded = [encode_prompt(tokenizer, prompt)[-room:] for prompt in prompts]
     width = max(len(p) for p in encoded)
     ids = torch.tensor([[0] * (width - len(p)) + p for p in encoded])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in encoded])

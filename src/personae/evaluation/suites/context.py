@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import personae
@@ -21,7 +22,7 @@ from personae.discovery import Progress, silent, versions
 from personae.errors import DataError
 from personae.evaluation.results import ModelRecord
 from personae.files import replacing
-from personae.models import Target, find_targets, fingerprint
+from personae.models import Target, encode, find_targets, fingerprint
 
 
 @dataclass
@@ -57,6 +58,12 @@ class SuiteContext:
             self._fingerprint = fingerprint(self.targets)
         return self._fingerprint
 
+    @property
+    def writing(self) -> list[Any]:
+        """How text becomes token ids: the chat template, and a question and an answer written by it."""
+        probe = encode(self.tokenizer, "What is 1 + 1?", "Two, I think.")
+        return [getattr(self.tokenizer, "chat_template", None), list(probe.prompt), list(probe.answer)]
+
     def file(self, name: str, source: str) -> Path:
         """A file of the data folder. Errors: `DataError` naming what is missing and where it comes from."""
         path = self.data / name
@@ -70,11 +77,12 @@ class SuiteContext:
     def part(self, name: str, settings: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """What `compute` returns (JSON-able), or what an earlier run with the same settings, data and model kept of it.
 
-        settings: everything but model, data files read so far, seed, limit, dtype and versions that decides the part.
+        settings: everything that decides the part but model, dtype, tokenizer, data files read so far, seed, limit and
+        versions.
         """
         key = [
             name, settings, self.fingerprint, str(self.model.dtype), sorted(self.read.items()), self.seed, self.limit,
-            personae.__version__, torch.__version__,
+            self.writing, personae.__version__, torch.__version__, transformers.__version__,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
         path = None if self.parts is None else self.parts / f"{name.replace('/', '-').replace(' ', '-')}-{digest}.json"

@@ -18,6 +18,7 @@ from personae.evaluation.suites.faithfulness_isolated import isolated
 from personae.evaluation.suites.faithfulness_readings import Readings
 from personae.evaluation.suites.faithfulness_weights import minimality, necessity, restoration
 from personae.evaluation.suites.report import Cell, SuiteResult, Table
+from personae.evaluation.suites.texts import identity
 from personae.personas import Contrast, split
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -59,7 +60,7 @@ def run(
     )
     settings = {
         "contrast": contrast.name, "calibration": calibration.sha256, "dev": dev.sha256, "test": test.sha256,
-        "generic_text": session.generic.sha256, "drop_share": drop_share, "cheap_share": FIXED_CHEAP_SHARE,
+        "generic_text": identity(session.generic), "drop_share": drop_share, "cheap_share": FIXED_CHEAP_SHARE,
     }  # fmt: skip
     dev_items, test_encoded = (encode_contrast(context.model, context.tokenizer, part) for part in (dev, test))
     readings = Readings(context, session, test_encoded, dev_items, settings, FIXED_CHEAP_SHARE, drop_share)

@@ -30,6 +30,7 @@ from personae.evaluation.capability_texts import unread_text
 from personae.evaluation.controls import random_masks
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.mbti_data import DIMENSIONS, Dimension, items
+from personae.evaluation.suites.texts import identity
 from personae.models import Target
 from personae.runtime import wearing
 from personae.subnetwork import Mask, decode, encode
@@ -91,8 +92,7 @@ class Finder:
     @cached_property
     def key(self) -> dict[str, Any]:
         """Everything but the dimension that decides its masks."""
-        text = self.generic.sha256 if isinstance(self.generic, GenericText) else str(self.generic)
-        return {**self.settings, **asdict(self.finding), "generic": text}
+        return {**self.settings, **asdict(self.finding), "generic": identity(self.generic)}
 
     def find(self, data: Dimension) -> Found:
         """Masks of both poles and of exchanged labels; a resumable part."""

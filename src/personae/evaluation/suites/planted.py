@@ -100,7 +100,8 @@ def recoveries(planted: Planted, seed: int = 0) -> dict[str, float]:
     reached = {w.target.name: planted.plant[w.target.name] for w in session.writers}
     for name, variant in zip(SCORES[2:4], ("lean", "separation"), strict=True):
         forward = forward_gains(session.writers, session.directions, *session.pole_statistics, variant)
-        found[name] = auc({n: -h for n, h in forward.items()}, reached)
+        sign = -1.0 if variant == "lean" else 1.0  # 'separation' is the same from either pole
+        found[name] = auc({n: sign * h for n, h in forward.items()}, reached)
     for method in UNDIRECTED:
         found[method] = auc(session.scores(Settings(method=method, seed=seed), 0)[0], planted.plant)
     return found

@@ -20,6 +20,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ from personae.discovery import (
     generic_text,
     to_masks,
 )
-from personae.discovery.generic import generate
 from personae.errors import ModelError, OptionError
+from personae.evaluation.capability_texts import unread_text
+from personae.evaluation.suites.capability_text import greedy_answers
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.embedding import Judge, embed, judge_installed, load_judge, nearer_to_own
 from personae.evaluation.suites.report import Cell, SuiteResult, Table
@@ -50,7 +52,8 @@ from personae.evaluation.suites.roleplay_texts import (
     play_cast,
     rolebench_cast,
 )
-from personae.models import Encoded, Question, context_length, encode, encode_prompt, end_of_turn, score_continuations
+from personae.evaluation.suites.texts import identity
+from personae.models import Encoded, Question, context_length, encode, score_continuations
 from personae.personas import Sample
 from personae.runtime import check_base, wearing
 
@@ -140,7 +143,7 @@ class _Stage:
 
     def __init__(self, context: SuiteContext, settings: Settings, generic: GenericText | None) -> None:
         self.context, self.settings, self._generic = context, settings, generic
-        self.generic_name = "sampled from the model" if generic is None else generic.sha256
+        self.generic_name = identity(generic)
         self._session: Session | None = None
 
     @property
@@ -159,14 +162,17 @@ class _Stage:
             self._session = self._session.with_calibration(calibration)
         return self._session
 
-    def base_capability(self) -> Capability:
-        text = self.generic.held_out.read
+    @cached_property
+    def final(self) -> GenericText:
+        """The text of capability loss, which no budget search reads."""
+        return unread_text(self.generic).generic
 
+    def base_capability(self) -> Capability:
         def read() -> list[list[list[float]]]:
-            found = capability(self.context.model, text)
+            found = capability(self.context.model, self.final)
             return [found.plain_texts.tolist(), found.chat_texts.tolist()]
 
-        kept = self.context.part("roleplay base capability", {"generic": self.generic.sha256}, read)
+        kept = self.context.part("roleplay base capability", {"text": self.final.sha256}, read)
         return Capability(*(torch.tensor(texts, dtype=torch.float64) for texts in kept))
 
     def encoded(self, samples: Sequence[Sample]) -> tuple[Encoded, ...]:
@@ -189,7 +195,7 @@ def _read(stage: _Stage, name: str, plan: Mapping[str, Plan], free_answers: int)
         return context.part(f"roleplay {name} {title}", frame, compute)
 
     def base() -> Any:
-        free = {role: _greedy(context, asked[role]) for role in asked}
+        free = {role: _greedy(context, f"{name}: {role}, base", asked[role]) for role in asked}
         return {"log_p": _log_p(context, f"{name}: base", questions), "free": free}
 
     before = part("base", {}, base)
@@ -204,9 +210,9 @@ def _read(stage: _Stage, name: str, plan: Mapping[str, Plan], free_answers: int)
             with wearing(context.targets, to_masks(found.dropped)):
                 return {
                     "log_p": _log_p(context, f"{name}: {role}", questions),
-                    "free": _greedy(context, asked[role]),
+                    "free": _greedy(context, f"{name}: {role}", asked[role]),
                     "dropped": sum(int(d.sum()) for d in found.dropped.values()),
-                    "loss": capability(context.model, stage.generic.held_out.read).loss(unworn),
+                    "loss": capability(context.model, stage.final).loss(unworn),
                 }
 
         texts = [[[e.prompt, e.answer] for e in side] for c in (calibration, dev) for side in (c.positive, c.negative)]
@@ -232,22 +238,10 @@ def _log_p(context: SuiteContext, title: str, questions: Sequence[Question]) -> 
     return means
 
 
-def _greedy(context: SuiteContext, prompts: Sequence[str]) -> list[str]:
-    """The likeliest next token each time, `ANSWER_TOKENS` at most, all prompts as one left-padded batch."""
-    end = end_of_turn(context.tokenizer)
-    stop = context.tokenizer(end, add_special_tokens=False)["input_ids"] if end else []
-    room = (context_length(context.model) or 1 << 30) - ANSWER_TOKENS
-    rows = [encode_prompt(context.tokenizer, p)[-max(room, 1) :] for p in prompts]
-    width = max(len(r) for r in rows)
-    ids = torch.tensor([[0] * (width - len(r)) + r for r in rows])
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
-    out = generate(
-        context.model, ids, mask, do_sample=False, max_new_tokens=ANSWER_TOKENS,
-        eos_token_id=stop[0] if len(stop) == 1 else context.tokenizer.eos_token_id,
-    )[:, width:].tolist()  # fmt: skip
-    # a row that ended early is padded with token 0, which may be a token of the text too: cut at the end of the turn
-    ends = [r[: r.index(stop[0])] if len(stop) == 1 and stop[0] in r else r for r in out]
-    return [str(context.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in ends]
+def _greedy(context: SuiteContext, title: str, prompts: Sequence[str]) -> list[str]:
+    """The text of greedy answers."""
+    answers = greedy_answers(context.model, context.tokenizer, prompts, f"{title}, free answers", context.progress)
+    return [str(context.tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in answers]
 
 
 def _judged(context: SuiteContext, judge: Judge, name: str, plan: Mapping[str, Plan], reading: Reading) -> Similarity:

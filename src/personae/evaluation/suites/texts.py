@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from personae.discovery import GenericText, generic_text, windows
 from personae.errors import DataError, OptionError
@@ -54,6 +55,21 @@ def suite_texts(context: SuiteContext, size: TextSize = BENCHMARK) -> tuple[Gene
         return public_texts(context, size)
     generic = generic_text(context.model, context.tokenizer, context.targets, answers=size.answers, seed=context.seed)
     return generic, unread_text(generic)
+
+
+def identity(generic: GenericText | str | Path | None) -> str:
+    """What tells generic text, or its source, from another, for the settings of a part.
+
+    How many answers are read of a text decides masks as much as its words; a file may change under its name.
+    """
+    if isinstance(generic, GenericText):
+        return f"{generic.sha256}, {generic.answers} answers read"
+    if generic is None:
+        return "sampled from the model"
+    if not Path(generic).is_file():
+        return str(generic)
+    with Path(generic).open("rb") as content:
+        return f"{generic}, {hashlib.file_digest(content, 'sha256').hexdigest()}"
 
 
 def public_texts(
