@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 PAIRS = 32
-REPEATS = 3
+REPEATS = 5
 
 
 def main() -> None:

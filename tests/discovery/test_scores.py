@@ -25,7 +25,7 @@ def inputs(seed: int, *, gram: bool = False) -> tuple[InputStatistics, np.ndarra
     answers = [chance.normal(size=(n, IN)).astype(np.float32) for n in (3, 1, 4)]
     rows = np.concatenate(answers)
     owner = torch.tensor([0] * 3 + [1] + [2] * 4)
-    return reduce_rows(torch.from_numpy(rows), membership(owner, 3), gram), rows.astype(np.float64), answers
+    return reduce_rows(torch.from_numpy(rows.copy()), membership(owner, 3), gram), rows.astype(np.float64), answers
 
 
 def close(found: torch.Tensor, expected: np.ndarray) -> None:

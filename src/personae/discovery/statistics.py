@@ -254,24 +254,27 @@ def membership(answer: torch.Tensor, answers: int) -> torch.Tensor:
 def reduce_rows(rows: torch.Tensor, member: torch.Tensor, gram: bool = False) -> InputStatistics:
     """Statistics of counted inputs, rows (n, in), where `member`, (answers, n), says which answer a row belongs to.
 
-    Answers without a counted row here (an expert they never reached) give no sample.
+    Answers without a counted row here (an expert they never reached) give no sample. `rows` is overwritten if it is
+    float32: it is as large as a batch, and fresh memory for |x| and for x² costs more than either product.
     """
     rows = rows.float()
-    absolute = rows.abs()
     counts = member.sum(1)
-    per_answer = (member @ absolute).double().cpu()  # (answers, in)
+    moments = (rows.T @ rows).double().cpu() if gram else None
+    total = rows.sum(0)
+    per_answer = (member @ rows.abs_()).double().cpu()  # (answers, in)
+    squares = torch.mul(rows, rows, out=rows).sum(0)
     present = (counts > 0).cpu()
     samples = per_answer[present] / counts.double().cpu()[present, None]
     centre = samples.mean(0) if len(samples) else torch.zeros(rows.shape[1], dtype=torch.float64)
     return InputStatistics(
         tokens=len(rows),
         sum_abs=per_answer.sum(0),
-        sum=rows.sum(0).double().cpu(),
-        sum_squares=(rows * rows).sum(0).double().cpu(),
+        sum=total.double().cpu(),
+        sum_squares=squares.double().cpu(),
         answers=len(samples),
         answer_mean=centre,
         answer_m2=((samples - centre) ** 2).sum(0),
-        gram=(rows.T @ rows).double().cpu() if gram else None,
+        gram=moments,
     )
 
 
