@@ -1,16 +1,19 @@
 """Are the masks of the MBTI poles about the poles? Held-out answers, controls, specificity, types, a trained ceiling.
 
 For each of the four Machine-Mindset dimensions: masks of both poles from the calibration part (`directed`), then the
-test part's answers of either pole under them. docs/suites.md has the definitions.
+test part's answers of either pole under them; with `tuning`, masks that dev chose. docs/suites.md has the definitions.
 
 Cost, as tokens of a forward pass: c·(24·rows + 56·test + 48·others + 128·blends), c the mean number of tokens an answer
-adds (about 82 with the defaults: prompt and cut answer). The ceiling adds c·(48·rows + 16·test) at two epochs.
+adds (about 82 with the defaults: prompt and cut answer). The ceiling adds c·(48·rows + 16·test) at two epochs; tuning is
+priced in `mbti_tuning`. To tune four dimensions within 40 minutes on two cores, all else included:
+
+    run(context, test=48, others=4, blends=1, questionnaire=False, tuning=Tuning(shares=(0.002, 0.004), couples=16))
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ from personae.evaluation.suites.mbti_report import (
     specificity,
     types,
 )
+from personae.evaluation.suites.mbti_tuning import Tuned, Tuner, Tuning, spans
+from personae.evaluation.suites.mbti_tuning_report import tuned_figures, tuning_tables
 from personae.evaluation.suites.report import Cell, SuiteResult, Table
 
 SOURCE = "PKU-YuanGroup/Machine-Mindset (https://github.com/PKU-YuanGroup/Machine-Mindset)"
@@ -58,6 +63,7 @@ def run(
     questionnaire: bool = True,
     ceiling: bool = False,
     recipe: Recipe | None = None,
+    tuning: Tuning | None = None,
     generic: GenericText | str | Path | None = None,
     resamples: int = RESAMPLES,
 ) -> SuiteResult:
@@ -69,8 +75,9 @@ def run(
     token (then set both shares to None). instructions: 'as-is', or 'matched' (S/N and J/P: partners answer the same or
     the most similar instruction). random_seeds: draws of the random control. strength: of the types' blends, at most 1.
     questionnaire: also the 60 items of 16Personalities under each mask.
-    ceiling: also train LoRA adapters on the same rows, by `recipe`. generic: generic text or its source (default:
-    sampled from the model).
+    ceiling: also train LoRA adapters on the same rows, by `recipe`. tuning: choose the masks of each dimension, and those
+    of its control `shuffled`, from a grid on dev; `auc_untuned` is of the masks as found without; needs both shares.
+    generic: generic text or its source (default: sampled from the model).
 
     Errors: `DataError` for missing, broken or too small files; `OptionError` for options out of range.
     """
@@ -80,11 +87,15 @@ def run(
         raise OptionError("a recipe is of the ceiling: ask for the ceiling too.")
     finding = Finding(cheap_share, drop_share, max_capability_loss)
     finding.settings(context.seed)  # refused before anything is computed
+    if tuning is not None and max_capability_loss is not None:
+        raise OptionError("tuning chooses from shares: leave max_capability_loss out, and give the grid a budget.")
+    within = {} if tuning is None else spans(context.model, context.targets, tuning.ranges)
     paths = {name: context.file(f"mbti/{name}_dev.jsonl", SOURCE) for name in dimensions}
     if questionnaire:  # asked for now, so that a missing file is told of before hours of work
         context.file(mbti_questionnaire.FILE, mbti_questionnaire.SOURCE)
-    most = max(rows, DEV_COUPLES, test) if context.limit is None else max(context.limit, 2)
-    sizes = Sizes(min(rows, most), min(DEV_COUPLES, most), min(test, most), tokens)
+    dev = DEV_COUPLES if tuning is None else tuning.couples
+    most = max(rows, dev, test) if context.limit is None else max(context.limit, 2)
+    sizes = Sizes(min(rows, most), min(dev, most), min(test, most), tokens)
     alone = {name: pole for name in dimensions if (pole := only_pole(paths[name])) is not None}
     sets = [
         read_dimension(
@@ -94,10 +105,20 @@ def run(
         if name not in alone
     ]
     of_data = {"rows": rows, "tokens": tokens, "instructions": instructions}
-    finder = Finder(context, finding, of_data, generic)
+    finder = Finder(context, finding, of_data, generic, keep_gains=tuning is not None)
     reader = Reader(context, {**finder.key, "test": test})
     of_ceiling = (recipe or Recipe()) if ceiling else None
-    every = {d.name: read_all(reader, finder, d, random_seeds=random_seeds, recipe=of_ceiling) for d in sets}
+    tuned: dict[str, Tuned] = {}
+    of_masks: dict[str, Any] = {}
+    if tuning is not None:
+        tuner = Tuner(finder, reader, tuning, within)
+        tuned = {d.name: tuner.tune(d) for d in sets}
+        of_masks = {"tuning": asdict(tuning)}
+        reader = replace(reader, of_masks=of_masks)
+    every: dict[str, Readings] = {}
+    for data in sets:
+        found = tuned[data.name].found if data.name in tuned else None
+        every[data.name] = read_all(reader, finder, data, random_seeds=random_seeds, recipe=of_ceiling, tuned=found)
 
     draws = Draws(resamples, context.seed)
     by_dimension: dict[str, Figures] = {name: {} for name in dimensions}
@@ -105,10 +126,14 @@ def run(
     for name, readings in every.items():
         by_dimension[name], own = dimension_figures(readings, draws)
         warnings += own
+        if name in tuned:
+            by_dimension[name] |= tuned_figures(tuned[name], readings, draws)
     figures: dict[str, Cell] = {
         f"{name}.{key}": cell for name, own in by_dimension.items() for key, cell in own.items()
     }
     tables: list[Table] = [discrimination_table(by_dimension, warnings), own_answers_table(by_dimension)]
+    if tuning is not None and tuned:
+        tables += tuning_tables(tuned, by_dimension, tuning, draws)
     notes = [_told(d) for d in sets]
     if len(every) > 1:
         more, table = specificity(_under_each_mask(reader, every, others), every, others, draws)
@@ -121,13 +146,14 @@ def run(
     else:
         notes.append("The sixteen types need all four dimensions and were left out.")
     if questionnaire and every:
-        more, table = mbti_questionnaire.questionnaire(context, _by_pole(every), finder.key, draws)
+        more, table = mbti_questionnaire.questionnaire(context, _by_pole(every), {**finder.key, **of_masks}, draws)
         figures.update(more)
         tables.append(table)
     settings: dict[str, Any] = {
         "dimensions": list(dimensions), "test": test, "others": others, "blends": blends, "random_seeds": random_seeds,
         "strength": strength, "questionnaire": questionnaire, "resamples": resamples, "limit": context.limit,
-        "ceiling": None if of_ceiling is None else asdict(of_ceiling), **finder.key,
+        "ceiling": None if of_ceiling is None else asdict(of_ceiling),
+        "tuning": None if tuning is None else asdict(tuning), **finder.key,
     }  # fmt: skip
     return SuiteResult(
         "mbti", context.record(), dict(sorted(context.read.items())), settings, figures, tuple(tables), tuple(notes),

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from personae.discovery import (
     Capability,
     GenericText,
@@ -56,27 +58,35 @@ class Finding:
 @dataclass(frozen=True, eq=False)
 class Found:
     """Of one dimension, p⁺ first: masks, masks of exchanged labels (as many weights, the same candidates), capability
-    loss (nats a token, on generic text that no search read), number of weights dropped, cheap share."""
+    loss (nats a token, on generic text that no search read), number of weights dropped, cheap share.
+
+    inside: names of the targets that masks were confined to; None: all of them. Tuned
+    masks (`mbti_tuning`) and those of exchanged labels choose apart: they may differ in size and place.
+    """
 
     persona: tuple[Masks, Masks]
     shuffled: tuple[Masks, Masks]
     losses: tuple[float, float]
     dropped: tuple[int, int]
     cheap: tuple[float, float]
+    inside: frozenset[str] | None = None
 
 
 @dataclass
 class Finder:
     """Finds masks, or takes them from an earlier run's parts. settings: of the calibration data, to know parts by.
 
-    generic: generic text, or its source; None samples it from the model, when first needed.
+    generic: generic text, or its source; None samples it from the model, when first needed. keep_gains: hold the gains
+    of the dimension read last (two float32 copies of the targets) until `release`, for more masks than `find` makes.
     """
 
     context: SuiteContext
     finding: Finding
     settings: Mapping[str, Any]
     generic: GenericText | str | Path | None = None
+    keep_gains: bool = False
     _opened: Session | None = None
+    _last: tuple[str, Session, Session] | None = None
 
     def session(self, data: Dimension) -> Session:
         """A session on one dimension; what depends on generic text alone is computed once for all of them."""
@@ -105,15 +115,17 @@ class Finder:
         )  # fmt: skip
 
     def random(self, data: Dimension, found: Found, seed: int) -> tuple[Masks, Masks]:
-        """As many weights for each pole, drawn from its candidates; a resumable part."""
+        """As many weights for each pole, drawn from its candidates inside `found.inside`; a resumable part."""
         settings = {**self.key, "number": seed}
+        if found.inside is not None:  # tuned: the finding no longer says how many and where
+            settings |= {"inside": sorted(found.inside), "dropped": list(found.dropped)}
         kept = self.context.part(f"mbti {data.name} random masks", settings, lambda: self._random(data, found, seed))
         first, second = (unpacked(m, self.context.targets) for m in kept)
         return first, second
 
     def _find(self, data: Dimension) -> dict[str, Any]:
         settings = self.finding.settings(self.context.seed)
-        whole, exchanged = self._both(data)
+        whole, exchanged = self.both(data)
         if settings.max_capability_loss is not None and not data.dev:
             raise DataError(f"{data.name}: a budget is chosen on the dev part, which has no answers; give more rows.")
         # With fixed shares nothing is chosen on dev, so it is not read.
@@ -136,15 +148,28 @@ class Finder:
         numbers = [sum(m.dropped for m in masks.values()) for masks in persona]
         once = Settings(method="directed", rank_by=settings.rank_by, seed=settings.seed)
         shuffled = [to_masks(exchanged.family(once, pole, cheap[pole]).at(numbers[pole])) for pole in (0, 1)]
-        losses = [self._loss(masks, whole) for masks in persona]
+        losses = [self.loss(masks, whole) for masks in persona]
         whole.forget()
         return {
             "persona": [packed(m) for m in persona], "shuffled": [packed(m) for m in shuffled], "losses": losses,
             "dropped": numbers, "cheap": cheap,
         }  # fmt: skip
 
-    def _both(self, data: Dimension) -> tuple[Session, Session]:
+    def both(self, data: Dimension) -> tuple[Session, Session]:
         """Sessions with the gains of the true labels, and with those of every second couple's labels exchanged."""
+        if self._last is None or self._last[0] != data.name:
+            self.release()  # before the next ones are made: they are large
+            read = (data.name, *self._both(data))
+            if not self.keep_gains:
+                return read[1:]
+            self._last = read
+        return self._last[1:]
+
+    def release(self) -> None:
+        """Hold no gains any longer."""
+        self._last = None
+
+    def _both(self, data: Dimension) -> tuple[Session, Session]:
         halves = data.calibration[0::2], data.calibration[1::2]
         whole, exchanged = self.session(data), self.session(data)
         first, second = (whole.with_calibration(items(half, data.paired)).gains for half in halves)
@@ -159,7 +184,7 @@ class Finder:
     def _random(self, data: Dimension, found: Found, seed: int) -> list[dict[str, Any]]:
         session = self.session(data)
         place = 2 * (seed * len(DIMENSIONS) + DIMENSIONS.index(data.name))
-        candidates = {cheap: session.candidates(cheap) for cheap in sorted(set(found.cheap))}
+        candidates = {cheap: confined(session.candidates(cheap), found.inside) for cheap in sorted(set(found.cheap))}
         return [
             packed(random_masks(session.targets, found.dropped[pole], place + pole, candidates[found.cheap[pole]]))
             for pole in (0, 1)
@@ -170,10 +195,32 @@ class Finder:
         assert self._opened is not None
         return capability(self.context.model, unread_text(self._opened.generic).generic)
 
-    def _loss(self, masks: Masks, session: Session) -> float:
+    def loss(self, masks: Masks, session: Session) -> float:
+        """Capability loss on generic text that no search read, nats a token."""
         base = self._base
         with wearing(session.targets, masks):
             return capability(self.context.model, unread_text(session.generic).generic).loss(base)
+
+    @cached_property
+    def _searched_base(self) -> Capability:
+        assert self._opened is not None
+        return capability(self.context.model, self._opened.generic.held_out.read)
+
+    def bound(self, masks: Masks, session: Session) -> float:
+        """95 % upper bound of capability loss on the text that a search reads, nats a token."""
+        base = self._searched_base
+        with wearing(session.targets, masks):
+            return capability(self.context.model, session.generic.held_out.read).loss_bound(base)
+
+
+def confined(tensors: Mapping[str, torch.Tensor], names: frozenset[str] | None) -> dict[str, torch.Tensor]:
+    """The tensors of these targets as they are, zero (False) everywhere else; None: all as they are.
+
+    A gain of zero drops nothing, so gains that were confined give masks that were.
+    """
+    if names is None:
+        return dict(tensors)
+    return {n: t if n in names else t.new_zeros(()).expand(t.shape) for n, t in tensors.items()}  # zeros take no memory
 
 
 def union(masks: list[Masks]) -> Masks:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,17 +46,20 @@ class Readings:
 
 @dataclass
 class Reader:
-    """Reads test answers in a context. settings: of the data and the masks, to know parts by."""
+    """Reads test answers in a context. settings: of the data and the masks, to know parts by; of_masks: what else decides
+    the masks, where they were tuned."""
 
     context: SuiteContext
     settings: Mapping[str, Any]
+    of_masks: Mapping[str, Any] = field(default_factory=dict)
 
     def masked(
         self, condition: str, data: Dimension, masks: Masks, couples: int | None = None, strength: float = 1.0
     ) -> Floats:
         """The first `couples` of the test answers (all) under masks at a strength."""
         return self._read(
-            condition, data, couples, lambda: wearing(self.context.targets, masks, strength), {"strength": strength}
+            condition, data, couples, lambda: wearing(self.context.targets, masks, strength),
+            {"strength": strength, **self.of_masks},
         )
 
     def base(self, data: Dimension) -> Floats:
@@ -120,9 +123,20 @@ def mean_log_p(context: SuiteContext, answers: Sequence[Answer], title: str) -> 
     return result
 
 
-def read_all(reader: Reader, finder: Finder, data: Dimension, *, random_seeds: int, recipe: Recipe | None) -> Readings:
-    """Masks of one dimension and all that is read of its own test answers. recipe: of the ceiling; None: none."""
-    found = finder.find(data)
+def read_all(
+    reader: Reader,
+    finder: Finder,
+    data: Dimension,
+    *,
+    random_seeds: int,
+    recipe: Recipe | None,
+    tuned: Found | None = None,
+) -> Readings:
+    """Masks of one dimension and all that is read of its own test answers.
+
+    recipe: of the ceiling; None: none. tuned: masks instead of those that the finder finds.
+    """
+    found = tuned or finder.find(data)
 
     def sides(condition: str, masks: tuple[Masks, Masks]) -> Sides:
         first, second = (reader.masked(f"{condition} {p}", data, m) for p, m in zip(data.poles, masks, strict=True))
