@@ -31,8 +31,6 @@ FIGURES = (  # key of the summary, result file, figure in it
         for figure in ("auc", "auc_over_ceiling")
     ),
     ("isolated30.power_acc", "suite_grid-power", "isolated30.acc"),
-    ("capability.hellaswag_change", "suite_capability", "hellaswag_change"),
-    ("capability.mmlu_gold_logprob_change", "suite_capability", "mmlu_gold_logprob_change"),
 )
 
 
@@ -63,6 +61,10 @@ def summary() -> dict[str, float]:
         kept = _read(result)
         if kept and kept["figures"].get(figure) is not None:
             flat[key] = _value(kept["figures"][figure])
+    for task in ("hellaswag_change", "mmlu_gold_logprob_change"):
+        both = [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}"))]
+        if both:  # the worst headline mask
+            flat[f"capability.{task}"] = min(_value(kept["figures"][task]) for kept in both)
     return flat
 
 

@@ -1,21 +1,21 @@
 """The suites of docs/suites.md on the default model, one result file a suite.
 
-    python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five capability faithfulness-power …
+    python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five-power capability-power …
 
 Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
-benchmarks/.parts, so an interrupted run goes on. `capability` and `big-five` measure the masks of the headline
-(benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`).
+benchmarks/.parts, so an interrupted run goes on. `capability-…`, `big-five-…` and `generation-…` read the masks of the
+headline (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.ai_persona import SETS, contrast_of
+from benchmarks.ai_persona import SETS, contrast_of, prepared
 from benchmarks.common import DATA, RESULTS, ROOT, machine, texts, write
 from personae import load, load_model
 from personae.cli.console import bar
@@ -23,9 +23,9 @@ from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict,
 from personae.subnetwork import Artefact
 
 
-def headline_masks() -> list[Artefact]:
-    """Both artefacts of the headline; the benchmark ends with a reason where they are absent."""
-    paths = [RESULTS / f"ai_persona_{name}.persona" for name in SETS]
+def headline_masks(names: Sequence[str] = SETS) -> list[Artefact]:
+    """Artefacts of the headline; the benchmark ends with a reason where they are absent."""
+    paths = [RESULTS / f"ai_persona_{name}.persona" for name in names]
     missing = [str(p.name) for p in paths if not p.is_file()]
     if missing:
         sys.exit(f"no {', '.join(missing)} in benchmarks/results: run python -m benchmarks.ai_persona first.")
@@ -45,6 +45,16 @@ def _mbti(dimensions: tuple[str, ...]) -> Callable[[SuiteContext], SuiteResult]:
         return run(context, dimensions=dimensions, ceiling=len(dimensions) == 1)
 
     return run_these
+
+
+def _mbti_tuned(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.mbti import run
+        from personae.evaluation.suites.mbti_tuning import Tuning
+
+        return run(context, dimensions=(dimension,), tuning=Tuning())
+
+    return run_this
 
 
 def _roleplay(name: str) -> Callable[[SuiteContext], SuiteResult]:
@@ -88,16 +98,31 @@ def _activation(name: str) -> Callable[[SuiteContext], SuiteResult]:
     return run_this
 
 
-def _big_five(context: SuiteContext) -> SuiteResult:
-    from personae.evaluation.suites.big_five import run
+def _generation(name: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.generation import run
 
-    return run(context, headline_masks())
+        return run(context, headline_masks((name,))[0], prepared(contrast_of(name)))
+
+    return run_this
 
 
-def _capability(context: SuiteContext) -> SuiteResult:
-    from personae.evaluation.suites.capability import run
+def _big_five(name: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.big_five import run
 
-    return run(context, headline_masks(), items=250)  # four masks: 500 items would take an hour
+        return run(context, headline_masks((name,)))
+
+    return run_this
+
+
+def _capability(name: str) -> Callable[[SuiteContext], SuiteResult]:
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.capability import run
+
+        return run(context, headline_masks((name,)), items=250)  # what base says is kept for the other set
+
+    return run_this
 
 
 SUITES: dict[str, Callable[[SuiteContext], Any]] = {
@@ -106,8 +131,8 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     **{f"mbti-{d}": _mbti((d,)) for d in ("EI", "SN", "TF", "JP")},  # with the trained ceiling
     "roleplay-rolebench": _roleplay("rolebench"),
     "roleplay-merchant": _roleplay("merchant"),
-    "big-five": _big_five,
-    "capability": _capability,
+    **{f"big-five-{name}": _big_five(name) for name in SETS},
+    **{f"capability-{name}": _capability(name) for name in SETS},
     **{f"faithfulness-{name}": _faithfulness(name) for name in SETS},
     # In this order: the last of the three finds all of its parts made.
     "grid-power-ours": _grid("power", methods=("directed",)),
@@ -115,6 +140,8 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     "grid-power-sparse": _grid("power", methods=("contrastive-sparse",)),
     "grid-power": _grid("power"),
     **{f"activation-{name}": _activation(name) for name in SETS},
+    **{f"generation-{name}": _generation(name) for name in SETS},
+    **{f"mbti-tuned-{d}": _mbti_tuned(d) for d in ("EI", "SN", "TF", "JP")},
 }
 
 

@@ -59,6 +59,7 @@ def test_suites_on_a_contrast(cli: Cli, llama: Path, here: Path, name: str) -> N
         (("--suite", "mbti", "--data", "nowhere"), "--data nowhere is no folder"),
         (("--suite", "faithfulness"), "needs a contrast"),
         (("--suite", "activation"), "eval --suite activation CONTRAST"),
+        (("--suite", "generation", "power-seeking"), "reads one artefact with both poles"),
         (("power-seeking", "--suite", "mbti", "--data", "."), "brings its own data"),
         (("--suite", "mbti", "--data", ".", "--persona", "a.persona"), "--persona belongs to"),
         (("--suite", "mbti", "--data", ".", "--limit", "0"), "--limit is 0"),

@@ -11,9 +11,9 @@ from rich.markup import escape
 from personae.cli.console import bar, check_writable, json_text, load, out, print_json, short_warnings, tell, write_text
 from personae.errors import OptionError
 
-_ON_A_CONTRAST = ("faithfulness", "isolated-grid", "activation")
+_ON_A_CONTRAST = ("faithfulness", "isolated-grid", "activation", "generation")
 SUITES = ("ai-persona", "mbti", "roleplay", "big-five", "capability", *_ON_A_CONTRAST, "planted")
-_WITH_PERSONAS = {"big-five", "capability"}
+_WITH_PERSONAS = {"big-five", "capability", "generation"}
 _WITHOUT_DATA = {*_ON_A_CONTRAST, "planted"}
 
 
@@ -72,6 +72,8 @@ def _check(name: str, contrast: str | None, data: Path | None, personas: Sequenc
         raise OptionError(
             f"--persona belongs to --suite {' and '.join(sorted(_WITH_PERSONAS))}; {name} finds its masks."
         )
+    if name == "generation" and len(personas) != 1:
+        raise OptionError("--suite generation reads one artefact with both poles of the contrast: --persona FILE.")
     if limit is not None and limit < 1:
         raise OptionError(f"--limit is {limit}: at least 1 is needed.")
 
@@ -116,6 +118,10 @@ def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]
             return activation(context, pairs)
         tell(f"{escape(pairs.name)} has no system prompt of {escape(pairs.positive)}: that condition is left out")
         return activation(context, pairs, [c for c in CONDITIONS if c != "system-prompt"])
+    if name == "generation":
+        from personae.evaluation.suites.generation import run as generation
+
+        return generation(context, artefacts[0], pairs)
     from personae.evaluation.suites.faithfulness import run as faithfulness
 
     return faithfulness(context, pairs)

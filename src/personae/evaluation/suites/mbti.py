@@ -4,8 +4,8 @@ For each of the four Machine-Mindset dimensions: masks of both poles from the ca
 test part's answers of either pole under them; with `tuning`, masks that dev chose. docs/suites.md has the definitions.
 
 Cost, as tokens of a forward pass: c·(24·rows + 56·test + 48·others + 128·blends), c the mean number of tokens an answer
-adds (about 82 with the defaults: prompt and cut answer). The ceiling adds c·(48·rows + 16·test) at two epochs; tuning is
-priced in `mbti_tuning`. To tune four dimensions within 40 minutes on two cores, all else included:
+adds (about 82 with the defaults: prompt and cut answer). The ceiling adds c·(48·rows + 16·test) at two epochs. Tuning
+costs what `mbti_tuning` says; four dimensions tuned within 40 minutes on two cores, all else included:
 
     run(context, test=48, others=4, blends=1, questionnaire=False, tuning=Tuning(shares=(0.002, 0.004), couples=16))
 """
@@ -75,9 +75,9 @@ def run(
     token (then set both shares to None). instructions: 'as-is', or 'matched' (S/N and J/P: partners answer the same or
     the most similar instruction). random_seeds: draws of the random control. strength: of the types' blends, at most 1.
     questionnaire: also the 60 items of 16Personalities under each mask.
-    ceiling: also train LoRA adapters on the same rows, by `recipe`. tuning: choose the masks of each dimension, and those
-    of its control `shuffled`, from a grid on dev; `auc_untuned` is of the masks as found without; needs both shares.
-    generic: generic text or its source (default: sampled from the model).
+    ceiling: also train LoRA adapters on the same rows, by `recipe`. tuning: choose the masks of each dimension, and
+    those of its control `shuffled`, from a grid on dev; `auc_untuned` is of the masks as found without. Needs both
+    shares. generic: generic text or its source (default: sampled from the model).
 
     Errors: `DataError` for missing, broken or too small files; `OptionError` for options out of range.
     """

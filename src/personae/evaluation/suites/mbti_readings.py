@@ -46,8 +46,10 @@ class Readings:
 
 @dataclass
 class Reader:
-    """Reads test answers in a context. settings: of the data and the masks, to know parts by; of_masks: what else decides
-    the masks, where they were tuned."""
+    """Reads test answers in a context.
+
+    settings: of the data and the masks, to know parts by. of_masks: what else decides masks that were tuned.
+    """
 
     context: SuiteContext
     settings: Mapping[str, Any]
@@ -58,7 +60,10 @@ class Reader:
     ) -> Floats:
         """The first `couples` of the test answers (all) under masks at a strength."""
         return self._read(
-            condition, data, couples, lambda: wearing(self.context.targets, masks, strength),
+            condition,
+            data,
+            couples,
+            lambda: wearing(self.context.targets, masks, strength),
             {"strength": strength, **self.of_masks},
         )
 
