@@ -371,3 +371,34 @@ def test_a_model_that_overflows_on_the_capability_text_is_refused(
     monkeypatch.setattr("personae.evaluation.bench.capability", lambda *_: Capability(nothing, nothing))
     with pytest.raises(ModelError, match="base: the likelihood of the capability text"):
         evaluate(*model_and_tokenizer, contrast, session=session)
+
+
+def test_what_the_items_give_to_doubt_stands_in_the_result(
+    model_and_tokenizer: Any, contrast: Contrast, session: Session
+) -> None:
+    """Planted: every answer of 'loud' is a yes and the shorter of the two; 40 items, so their number is none."""
+    pairs = tuple(Pair(p.prompt, f"Yes {n}.", f"No, thank you {n}.") for n, p in enumerate(contrast.pairs))
+    easy = replace(contrast, pairs=pairs[:40])
+    options: Any = {"split_seed": None, "session": session, "system_prompt": False, "controls": (), "resamples": 20}
+    found = evaluate(*model_and_tokenizer, easy, **options).warnings
+    assert [w.split(":")[0] for w in found] == [
+        "'take the shorter answer' alone scores 1.00 here", "'prefer yes, avoid no' alone scores 1.00 here",
+        "every answer of loud opens like a 'yes'", "every answer of quiet opens like a 'no'",
+    ]  # fmt: skip
+    few = evaluate(*model_and_tokenizer, contrast, **{**options, "split_seed": 0})
+    assert any(w.startswith(f"only {few.data.items} test items") for w in few.warnings)
+    assert not any("only" in w for w in evaluate(*model_and_tokenizer, contrast, **options).warnings)
+
+
+def test_masks_of_the_callers_calibration_items_are_in_no_doubt(
+    model_and_tokenizer: Any, contrast: Contrast, artefact_of: ArtefactOf, session: Session
+) -> None:
+    parts = split(contrast, seed=0)
+    artefact = artefact_of(model_and_tokenizer[0], contrast)  # on the calibration part
+    options: Any = {"split_seed": None, "session": session, "controls": (), "resamples": 20, "system_prompt": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = evaluate(*model_and_tokenizer, parts.test, artefact, calibration=parts.calibration, **options)
+    assert result.notes == ()
+    with pytest.warns(UserWarning, match="is not known"):  # without them nobody can tell
+        evaluate(*model_and_tokenizer, parts.test, artefact, **options)

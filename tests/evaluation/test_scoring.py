@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from personae.errors import DataError, ModelError, OptionError
-from personae.evaluation import ItemScores, baselines, score_items
-from personae.evaluation.scoring import item_id, mean_outcomes
+from personae.evaluation import Baselines, ItemScores, baselines, score_items
+from personae.evaluation.scoring import FEW, TRIVIAL, doubts, item_id, mean_outcomes, trivial_warnings
 from personae.models import render_answer, render_prompt
-from personae.personas import Contrast, Pair, is_tied
+from personae.personas import Contrast, Pair, is_tied, polarity
 
 
 def oracle(model: Any, tokenizer: Any, prompt: str, answer: str, system: str | None = None) -> tuple[float, int]:
@@ -109,3 +111,72 @@ def test_baselines_follow_their_rules() -> None:
     untied = baselines(Contrast("x", "p", "n", pairs=pairs[:3]))
     assert untied.shorter_tied is None
     assert untied.yes_tied is None
+
+
+FAIR = Baselines(0.5, 0.5, 0.6, 0.5)
+
+
+def test_rules_without_meaning_are_told_above_the_limit_only() -> None:
+    assert trivial_warnings(FAIR) == []
+    assert trivial_warnings(Baselines(TRIVIAL, None, 1 - TRIVIAL, None)) == []  # at the limit
+    [shorter, tied, yes] = trivial_warnings(Baselines(0.97, 1.0, 0.999, 0.5))
+    assert "'take the shorter answer' alone scores 0.97 here" in shorter
+    assert "'take the shorter answer' alone scores 1.00 on the tied items" in tied
+    assert "'prefer yes, avoid no' alone scores 1.00 here" in yes
+    [longer] = trivial_warnings(replace(FAIR, shorter=0.04))
+    assert "'take the longer answer' alone scores 0.96" in longer
+    [no] = trivial_warnings(replace(FAIR, yes=0.02))
+    assert "'prefer no, avoid yes' alone scores 0.98" in no
+    [label] = trivial_warnings(replace(FAIR, majority=0.95))
+    assert "'take the more frequent label' alone scores 0.95" in label
+
+
+OPENINGS = ("Yes, ", "No, ", "Tea ")
+ANSWER = st.tuples(st.sampled_from(OPENINGS), st.integers(0, 3)).map(lambda o: o[0] + "a" * o[1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(ANSWER, ANSWER), min_size=1, max_size=12), st.sampled_from((1, 4)))
+def test_doubts_against_counting_by_hand(answers: list[tuple[str, str]], times: int) -> None:
+    rows = answers * times
+    contrast = Contrast("x", "plus", "minus", pairs=tuple(Pair(f"{n}?", a, b) for n, (a, b) in enumerate(rows)))
+    found = doubts(contrast)
+
+    def share(rule: Callable[[str], float], only: list[tuple[str, str]]) -> float:
+        return sum(0.5 if rule(a) == rule(b) else float(rule(a) > rule(b)) for a, b in only) / len(only)
+
+    def told(name: str, where: str) -> bool:
+        return any(w.startswith(f"'{name}'") and f" {where}:" in w for w in found)
+
+    rank = {"Yes, ": 1.0, "Tea ": 0.0, "No, ": -1.0}
+    rules: list[tuple[str, str, Callable[[str], float]]] = [
+        ("take the shorter answer", "take the longer answer", lambda a: -len(a)),
+        ("prefer yes, avoid no", "prefer no, avoid yes", lambda a: next(rank[o] for o in OPENINGS if a.startswith(o))),
+    ]
+    tied = [pair for pair in rows if pair[0][:2] == pair[1][:2]]
+    for name, reverse, rule in rules:
+        for where, only in (("here", rows), ("on the tied items", tied)):
+            score = share(rule, only) if only else 0.5
+            assert told(name, where) == (score > 0.9 + 1e-12)
+            assert told(reverse, where) == (score < 0.1 - 1e-12)
+    for column, pole in enumerate(("plus", "minus")):
+        for opening, word in (("Yes, ", "yes"), ("No, ", "no")):
+            all_of_it = all(pair[column].startswith(opening) for pair in rows)
+            assert any(w.startswith(f"every answer of {pole} opens like a '{word}'") for w in found) == all_of_it
+    assert any("equal length" in w for w in found) == all(len(a) == len(b) for a, b in rows)
+    assert any(w.startswith(f"only {len(rows)} test items") for w in found) == (len(rows) < 30)
+
+
+def test_a_fair_set_gives_nothing_to_doubt_and_the_poles_are_treated_alike() -> None:
+    answers = (("Yes, a lot.", "No."), ("No.", "Yes, a lot."), ("Tea for me", "An ale"), ("An ale", "Tea for me"))
+    pairs = tuple(Pair(f"Number {n}?", *answers[n % 4]) for n in range(40))
+    fair = Contrast("x", "p", "n", pairs=pairs)
+    assert doubts(fair) == doubts(fair.swapped()) == ()
+    assert doubts(replace(fair, pairs=pairs[:FEW])) == ()
+    assert len(doubts(replace(fair, pairs=pairs[: FEW - 2]))) == 1
+    lengths = replace(fair, pairs=tuple(Pair(p.prompt, "Blå" * 2, "Blue") for p in pairs))  # characters are not bytes
+    [longer] = doubts(lengths)[:1]
+    assert "'take the longer answer' alone scores 1.00" in longer
+    assert "'take the shorter answer' alone scores 1.00" in doubts(lengths.swapped())[0]
+    assert polarity("Blå") == "neither"  # so both poles open with the same, which is no habit
+    assert not any("opens like" in w for w in doubts(lengths))

@@ -53,6 +53,7 @@ def evaluation(scores_of: Callable[..., ItemScores]) -> Evaluation:
         text=TextRecord("four | of each", "3" * 64, 2, 2, 3.5, 1.9),
         baselines=Baselines(0.5, None, 0.625, 0.5),
         rows=rows, notes=("mind the gap",), resamples=50, seed=0, versions={"personae": "0"},
+        warnings=("only 12 test [bold] items", "a rule | alone scores 0.97"),
     )  # fmt: skip
 
 
@@ -60,6 +61,16 @@ def test_json_and_back_is_the_same(evaluation: Evaluation) -> None:
     content = json.loads(json.dumps(to_dict(evaluation), allow_nan=False))
     assert from_dict(content) == evaluation
     assert content["format"] == "personae.evaluation/1"
+
+    assert content["warnings"] == list(evaluation.warnings)
+
+
+def test_a_file_from_before_the_warnings_is_still_read(evaluation: Evaluation) -> None:
+    content = json.loads(json.dumps(to_dict(evaluation)))
+    for part, fields in ((content, ["warnings"]), (content["data"], ["calibration_sha256", "dev_sha256"])):
+        for field in fields:
+            del part[field]
+    assert from_dict(content) == replace(evaluation, warnings=())
 
 
 def test_others_can_test_again_from_the_json(evaluation: Evaluation) -> None:
@@ -107,6 +118,9 @@ def test_markdown_is_one_table_with_its_remarks(evaluation: Evaluation) -> None:
     assert "shorter 0.50, always yes 0.62 (tied 0.50), majority 0.50" in text
     assert "- random: two seeds" in text
     assert "- note: mind the gap" in text
+    above = text[: text.index("| condition")]
+    assert above.endswith("> **Warning**: only 12 test [bold] items\n\n> **Warning**: a rule | alone scores 0.97\n\n")
+    assert "Warning" not in to_markdown(replace(evaluation, warnings=()))
     everything = replace(evaluation, data=replace(evaluation.data, split_seed=None))
     assert "(all items)" in to_markdown(everything)
 
@@ -136,4 +150,6 @@ def test_the_terminal_shows_every_figure(evaluation: Evaluation) -> None:
             for line in cell.replace(" [", " / [").split(" / "):
                 assert line in wide  # brackets are text, no markup
     assert "note: mind the gap" in wide
+    assert wide.index("warning: only 12 test [bold] items") < wide.index("warning: a rule |") < wide.index("condition")
+    assert "warning" not in rendered(to_rich(replace(evaluation, warnings=())), 300)
     assert max(len(line) for line in rendered(to_rich(evaluation), 100).splitlines()) <= 100

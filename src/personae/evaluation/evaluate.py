@@ -4,7 +4,7 @@
 2. Base: log-probabilities and capability, read once; everything else is compared with them.
 3. Each condition: its masks on, both answers scored, both capability texts read, masks off.
 4. Controls with as many weights as the first persona row, chosen without the persona.
-5. Figures with intervals; each persona's claims over the best control.
+5. Figures with intervals; each persona's claims over the best control; what in the items gives to doubt.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from personae.evaluation.controls import CONTROLS, MATCHES, SLOW_CONTROLS, contr
 from personae.evaluation.poles import check_artefact, discovered, from_artefact, overlap_warning, settings_for
 from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, TextRecord
 from personae.evaluation.rivals import RIVALS, rival_conditions
-from personae.evaluation.scoring import ItemScores, baselines, encode_items
-from personae.evaluation.shared import Shared
+from personae.evaluation.scoring import ItemScores, baselines, doubts, encode_items
+from personae.evaluation.shared import Shared, check_apart
 from personae.models import Target, find_targets, fingerprint, render_prompt
 from personae.personas import Contrast, split
 from personae.runtime import PersonaModel, check_base
@@ -42,6 +42,8 @@ def evaluate(
     methods: Sequence[str] = (),
     controls: Sequence[str] = CONTROLS,
     split_seed: int | None = 0,
+    calibration: Contrast | None = None,
+    dev: Contrast | None = None,
     random_seeds: int = 5,
     match: Sequence[str] = ("sparsity",),
     session: Session | None = None,
@@ -62,27 +64,34 @@ def evaluate(
     budget (or share) where there is one. controls: of CONTROLS, at the number of weights that the first persona row
     drops; 'loss' in match adds `magnitude` and `generic` at its capability loss. rivals: of RIVALS, what else could
     make the model answer so, from the same calibration part. other: another artefact, whose masks are controls.
-    split_seed: of the 60/20/20 split; None scores all items. session: statistics and gradients to share; one is
-    opened where none is given.
+    split_seed: of the 60/20/20 split; None scores all items. calibration, dev: with None, what calibrates and what
+    chooses instead of the parts of a split, of the same poles; no question of them may be tested. session: statistics
+    and gradients to share; one is opened where none is given.
     max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
     text that no budget search has read. bench: the base model's readings of the same items and text, where an earlier
     call has taken them already (`Bench`). resamples, seed: of the bootstrap.
 
     What a reader should know (test items that calibrated, another generic text) is warned of and noted in the
-    result. The model is left with its base weights, bit for bit. Errors: `DataError` (unpaired or empty sets),
+    result, and so is what the test items themselves give to doubt (`scoring.doubts`). The model is left with its base
+    weights, bit for bit. Errors: `DataError` (unpaired or empty sets, calibration items that are tested),
     `OptionError`, `UnknownPersonaError` and `MaskMismatchError` (another persona's or model's artefact), `ModelError`.
     """
-    _check(methods, controls, match, rivals, random_seeds, resamples, split_seed)
+    _check(methods, controls, match, rivals, random_seeds, resamples)
+    _check_parts(methods, controls, rivals, split_seed, calibration, dev)
     check_base(model, "evaluation")
     test = contrast if split_seed is None else split(contrast, seed=split_seed).test
+    for use, part in (("calibration", calibration), ("dev", dev)):
+        if part is not None:
+            check_apart(test, part, use)
     items = encode_items(model, tokenizer, test)
     every = find_targets(model)
     notes: list[str] = []
     if artefact is not None:
         check_artefact(artefact, contrast, model, every, allow_other_weights=allow_other_weights)
         calibrated = artefact[contrast.positive].provenance.calibration
-        _warn(notes, overlap_warning(calibrated, contrast, test, split_seed))
-    shared = Shared(model, tokenizer, contrast, artefact, split_seed, progress, session)
+        if calibration is None or calibrated is None or calibrated.sha256 != calibration.sha256:
+            _warn(notes, overlap_warning(calibrated, contrast, test, split_seed))
+    shared = Shared(model, tokenizer, contrast, artefact, split_seed, progress, session, calibration, dev)
     targets = shared.targets(every)
     text = capability_text or unread_text(shared.session.generic)
     if bench is None:
@@ -123,7 +132,7 @@ def evaluate(
     rows = [make_row(c, bench.base, resamples=resamples, seed=seed) for c in conditions]
     return Evaluation(
         model=_model_record(model, targets),
-        data=_data_record(contrast, test, bench.base, split_seed, render_prompt(tokenizer, test.pairs[0].prompt)),
+        data=_data_record(shared, test, bench.base, render_prompt(tokenizer, test.pairs[0].prompt)),
         text=TextRecord(
             text.name, text.sha256, len(text.plain), len(text.chat), bench.capability.plain, bench.capability.chat
         ),
@@ -133,6 +142,7 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         versions={**versions(), "numpy": np.__version__},
+        warnings=doubts(test),
     )
 
 
@@ -143,7 +153,6 @@ def _check(
     rivals: Sequence[str],
     random_seeds: int,
     resamples: int,
-    split_seed: int | None,
 ) -> None:
     for option, given, known in (
         ("--method", methods, METHODS),
@@ -162,14 +171,33 @@ def _check(
         raise OptionError(f"--random-seeds is {random_seeds}: at least 1 is needed.")
     if resamples < 1:
         raise OptionError(f"--resamples is {resamples}: at least 1 is needed.")
-    if set(rivals) - {"mask + prompt"} and split_seed is None:
-        raise OptionError("--rival: only 'mask + prompt' does without the calibration part; the others need a split.")
-    if set(controls) & set(SLOW_CONTROLS) and split_seed is None:
-        raise OptionError(
-            "--control shuffled calibrates, so it needs a split: else it would fit the items that are tested."
-        )
-    if methods and split_seed is None:
-        raise OptionError("--method calibrates, so it needs a split: give --split-seed, or an artefact alone.")
+
+
+def _check_parts(
+    methods: Sequence[str],
+    controls: Sequence[str],
+    rivals: Sequence[str],
+    split_seed: int | None,
+    calibration: Contrast | None,
+    dev: Contrast | None,
+) -> None:
+    """What calibrates has items to calibrate on, and what chooses has items to choose on, none of them tested."""
+    if split_seed is not None:
+        if calibration is not None or dev is not None:
+            raise OptionError("calibration and dev stand instead of a split: give split_seed=None with them.")
+        return
+    if calibration is None:
+        if dev is not None:
+            raise OptionError("dev items choose between what calibration items found: give calibration too.")
+        where = "needs a split, or calibration items of its own"
+        if set(rivals) - {"mask + prompt"}:
+            raise OptionError(f"--rival: all but 'mask + prompt' calibrate; each of them {where}.")
+        if set(controls) & set(SLOW_CONTROLS):
+            raise OptionError(f"--control shuffled {where}: else it would fit the items that are tested.")
+        if methods:
+            raise OptionError(f"--method {where}: give --split-seed, or an artefact alone.")
+    elif dev is None and (methods or "steering" in rivals):
+        raise OptionError("--method and --rival steering choose on dev items: give dev beside calibration.")
 
 
 def _warn(notes: list[str], note: str | None) -> None:
@@ -190,9 +218,8 @@ def _model_record(model: PreTrainedModel, targets: Sequence[Target]) -> ModelRec
     )
 
 
-def _data_record(
-    contrast: Contrast, test: Contrast, base: ItemScores, split_seed: int | None, rendered: str
-) -> DataRecord:
+def _data_record(shared: Shared, test: Contrast, base: ItemScores, rendered: str) -> DataRecord:
+    contrast, calibration, dev = shared.contrast, shared.own_calibration, shared.own_dev
     return DataRecord(
         contrast=contrast.name,
         positive=contrast.positive,
@@ -201,7 +228,7 @@ def _data_record(
         licence=contrast.licence,
         sha256=contrast.sha256,
         test_sha256=test.sha256,
-        split_seed=split_seed,
+        split_seed=shared.split_seed,
         items=len(base),
         tied_items=int(base.tied.sum()),
         rendered_prompt=rendered,
@@ -209,4 +236,6 @@ def _data_record(
         tokens=tuple((int(a), int(b)) for a, b in base.tokens),
         bytes=tuple((int(a), int(b)) for a, b in base.bytes),
         tied=tuple(bool(t) for t in base.tied),
+        calibration_sha256=None if calibration is None else calibration.sha256,
+        dev_sha256=None if dev is None else dev.sha256,
     )

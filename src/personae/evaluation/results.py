@@ -23,7 +23,8 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord:
-    """The items. sha256: of the whole contrast; test_sha256: of the items scored. split_seed None: all of them.
+    """The items. sha256: of the whole contrast; test_sha256: of the items scored. split_seed None: all of them;
+    then calibration_sha256 and dev_sha256 are those of the caller's own items, if there were any.
 
     rendered_prompt: the first question as the model reads it. ids, tokens, bytes, tied: by item; tokens and bytes
     of (positive, negative) answer.
@@ -44,6 +45,8 @@ class DataRecord:
     tokens: tuple[tuple[int, int], ...]
     bytes: tuple[tuple[int, int], ...]
     tied: tuple[bool, ...]
+    calibration_sha256: str | None = None
+    dev_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Evaluation:
     """One table: rows in the order of reading (base, prompt, methods, controls) and what they rest on.
 
     resamples, seed: of the bootstrap. notes: what a reader should know, such as test items that calibrated.
+    warnings: what in the test items should make a reader doubt the figures (`scoring.doubts`).
     """
 
     model: ModelRecord
@@ -74,6 +78,7 @@ class Evaluation:
     resamples: int
     seed: int
     versions: dict[str, str]
+    warnings: tuple[str, ...] = ()  # older files have none
 
     def __getitem__(self, name: str) -> Row:
         """The row of a condition by its name; `KeyError` with the names there are."""

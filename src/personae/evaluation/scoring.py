@@ -18,12 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personae.discovery import encode_contrast
 from personae.errors import DataError, ModelError, OptionError
 from personae.models import Question, score_continuations
-from personae.personas import Contrast, is_tied, yes_baseline
+from personae.personas import Contrast, is_tied, polarity, yes_baseline
 from personae.personas.split import normalised
 
 Kind = Literal["mean", "sum", "byte"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+TRIVIAL = 0.9  # a rule without meaning that scores more than this makes a set worthless as proof
+FEW = 30  # items below which resampling them says little
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +168,44 @@ def baselines(contrast: Contrast) -> Baselines:
         yes=float(yes.mean()),
         yes_tied=float(yes[tied].mean()) if some else None,
     )
+
+
+def doubts(contrast: Contrast) -> tuple[str, ...]:
+    """What in a paired contrast should make a reader doubt a high acc, a sentence each; empty where there is nothing.
+
+    A rule without meaning above `TRIVIAL`, answers of one pole that all open with the same polarity, answers that do
+    not differ in length on any item, fewer than `FEW` items.
+    """
+    found = trivial_warnings(baselines(contrast))
+    for pole in contrast.poles:
+        openings = {polarity(sample.answer) for sample in contrast.samples(pole)}
+        if len(openings) == 1 and (opening := openings.pop()) != "neither":
+            found.append(
+                f"every answer of {pole} opens like a '{opening}': saying {opening} to everything is enough for them"
+            )
+    if all(len(p.positive.encode()) == len(p.negative.encode()) for p in contrast.pairs):
+        found.append("both answers are of equal length on every item, so the baseline of length can say nothing here")
+    if len(contrast) < FEW:
+        found.append(f"only {len(contrast)} test items: intervals from resampling so few are not to be relied on")
+    return tuple(found)
+
+
+def trivial_warnings(trivial: Baselines) -> list[str]:
+    """A sentence for every rule without meaning, or its reverse, that scores above `TRIVIAL`, on all or tied items."""
+    rules = (
+        ("take the shorter answer", "take the longer answer", trivial.shorter, trivial.shorter_tied),
+        ("prefer yes, avoid no", "prefer no, avoid yes", trivial.yes, trivial.yes_tied),
+        ("take the more frequent label", "take the rarer label", trivial.majority, None),
+    )
+    found = []
+    for rule, reverse, everywhere, tied in rules:
+        for score, where in ((everywhere, "here"), (tied, "on the tied items")):
+            if score is not None and (best := max(score, 1 - score)) > TRIVIAL:
+                found.append(
+                    f"'{rule if score > 0.5 else reverse}' alone scores {best:.2f} {where}: a high acc is no proof "
+                    "of a persona, it may be that habit"
+                )
+    return found
 
 
 def mean_outcomes(scores: Sequence[ItemScores], kind: Kind = "mean") -> Floats:

@@ -17,14 +17,19 @@ from personae.discovery import (
     encode_contrast,
     open_session,
 )
-from personae.errors import MaskMismatchError
+from personae.errors import DataError, MaskMismatchError, OptionError
 from personae.models import Target
 from personae.personas import Contrast, split
+from personae.personas.split import normalised
 from personae.subnetwork import Artefact
 
 
 class Shared:
-    """One session, its dev set, its candidates by cheap share. given: a session of the caller's, used as it is."""
+    """One session, its dev set, its candidates by cheap share.
+
+    given: a session of the caller's, used as it is. calibration, dev: items of the caller's own, instead of those of a
+    split. Errors: `OptionError` when the given session was opened on other items than `calibration`.
+    """
 
     def __init__(
         self,
@@ -35,22 +40,28 @@ class Shared:
         split_seed: int | None,
         progress: Progress,
         given: Session | None,
+        calibration: Contrast | None = None,
+        dev: Contrast | None = None,
     ) -> None:
         self.model, self.tokenizer, self.contrast, self.artefact = model, tokenizer, contrast, artefact
         self.split_seed, self.progress, self.given = split_seed, progress, given
+        self.own_calibration, self.own_dev = calibration, dev
+        if given is None or calibration is None:
+            return
+        if given.calibration != encode_contrast(model, tokenizer, calibration):
+            raise OptionError(f"the session was not opened on the items of '{calibration.name}': open it on them.")
 
     @cached_property
     def session(self) -> Session:
-        """The caller's session, or one on the calibration part with the artefact's targets, tokens and seed."""
+        """The caller's session, or one on the calibration items with the artefact's targets, tokens and seed."""
         if self.given is not None:
             return self.given
-        part = self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).calibration
         made = {} if self.artefact is None else self.artefact[self.contrast.positive].provenance.parameters
         seed, tokens = made.get("seed", 0), made.get("tokens", "answer")
         text = {} if self.artefact is None else self.artefact.metadata.get("generic_text")
         answers = text.get("answers") if isinstance(text, dict) else None
         return open_session(
-            self.model, self.tokenizer, part,
+            self.model, self.tokenizer, self.calibration,
             targets=None if self.artefact is None else list(self.artefact.model.targets),
             tokens=tokens if isinstance(tokens, str) else "answer", seed=seed if isinstance(seed, int) else 0,
             generic_answers=answers if isinstance(answers, int) else READ_ANSWERS,
@@ -59,13 +70,15 @@ class Shared:
 
     @property
     def calibration(self) -> Contrast:
-        """The calibration part, as text; without a split, all items."""
+        """The items that calibrate, as text: the caller's own, else the calibration part, else (no split) all items."""
+        if self.own_calibration is not None:
+            return self.own_calibration
         return self.contrast if self.split_seed is None else split(self.contrast, seed=self.split_seed).calibration
 
     @cached_property
     def dev(self) -> Calibration:
-        """The dev part, on which a method chooses; without a split, all items."""
-        part = self.contrast
+        """The items on which a method chooses: the caller's own, else the dev part, else (no split) all items."""
+        part = self.contrast if self.own_dev is None else self.own_dev
         if self.split_seed is not None:
             part = split(self.contrast, seed=self.split_seed).dev
             part = part.take(min(DEV_ITEMS, len(part)))
@@ -99,4 +112,23 @@ class Shared:
         return (
             f"the artefact's generic text ({recorded.get('source')}) is not that of the controls "
             f"({self.session.generic.source}): their candidates, and their capability, rest on another text."
+        )
+
+
+def check_apart(test: Contrast, part: Contrast, use: str) -> None:
+    """No question of `part`, which calibrates or chooses (`use`), is tested; white space and case aside.
+
+    Errors: `DataError` when one is, or when the poles of the two are not the same in the same order.
+    """
+    if part.poles != test.poles:
+        raise DataError(
+            f"the {use} items '{part.name}' are {' against '.join(part.poles)}, but '{test.name}' is "
+            f"{' against '.join(test.poles)}: name the poles alike, in the same order."
+        )
+    tested = {normalised(question) for question in test.prompts}
+    common = [question for question in part.prompts if normalised(question) in tested]
+    if common:
+        raise DataError(
+            f"{len(common)} of the {use} items '{part.name}' are tested in '{test.name}' too, such as {common[0]!r}: "
+            "take them out of one of the two."
         )

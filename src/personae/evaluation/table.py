@@ -57,8 +57,11 @@ def from_dict(content: Mapping[str, Any]) -> Evaluation:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """Title, table, claims, baselines and notes as GitHub Markdown."""
-    lines = [f"**{_title(evaluation)}**", "", _cells(HEADINGS), _cells("---" for _ in HEADINGS)]
+    """Title, warnings, table, claims, baselines and notes as GitHub Markdown."""
+    lines = [f"**{_title(evaluation)}**", ""]
+    for warning in evaluation.warnings:  # a paragraph each: GitHub runs neighbouring lines together
+        lines += [f"> **Warning**: {warning}", ""]
+    lines += [_cells(HEADINGS), _cells("---" for _ in HEADINGS)]
     lines += [_cells(row_cells(row)) for row in evaluation.rows]
     lines += ["", *(f"- {line}" for line in remarks(evaluation))]
     return "\n".join(lines) + "\n"
@@ -84,7 +87,8 @@ def to_rich(evaluation: Evaluation) -> RenderableType:
         # Text: '[0.77, …]' is no markup. Two lines a cell: twelve columns do not fit a terminal otherwise.
         cells = (cell.replace(" [", "\n[").replace(" / ", "\n") for cell in row_cells(row))
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    return Group(table, *(Text(line) for line in remarks(evaluation)))
+    doubts = (Text(f"warning: {warning}", style="yellow") for warning in evaluation.warnings)
+    return Group(*doubts, table, *(Text(line) for line in remarks(evaluation)))
 
 
 def row_cells(row: Row) -> tuple[str, ...]:

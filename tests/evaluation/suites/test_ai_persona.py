@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from personae.discovery import open_session
 from personae.errors import DataError, OptionError
 from personae.evaluation import Estimate, score_items
+from personae.evaluation.retrieval import with_examples
+from personae.evaluation.rivals import RIVALS
+from personae.evaluation.scoring import score_encoded
 from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict, suite_to_markdown
 from personae.evaluation.suites.ai_persona import run
 from personae.evaluation.suites.ai_persona_readings import SetBench
@@ -19,7 +26,7 @@ from personae.evaluation.suites.ai_persona_sets import DEV, SETS, SOURCES, prepa
 from personae.evaluation.suites.letters import letter_margins
 from personae.evaluation.suites.texts import BENCHMARK, WIKITEXT, TextSize, public_texts, suite_texts
 from personae.models import find_targets
-from personae.personas import Contrast, Pair, split
+from personae.personas import Contrast, Pair
 from personae.personas.split import normalised
 from personae.runtime import wearing
 
@@ -87,19 +94,17 @@ def context(model_and_tokenizer: Any, data: Path, tmp_path: Path) -> SuiteContex
 @pytest.mark.parametrize("name", SETS)
 def test_which_items_do_what(context: SuiteContext, name: str) -> None:
     found = prepare(context, name, pairs=10, items=5)
-    parts = split(found.contrast, seed=0)
-    assert len(parts.calibration) == 10
-    assert len(parts.dev) <= DEV
-    assert len(found.test) == 5
-    asked = {normalised(p) for p in found.test.prompts}
-    assert not asked & {normalised(p) for p in parts.calibration.prompts + parts.dev.prompts}
-    assert found.contrast.positive_prompt
-    assert found.contrast.negative_prompt
-    assert found.test.poles == found.contrast.poles
-    assert (found.split_seed is None) == (SOURCES[name].test is not None)
+    parts = (found.calibration, found.dev, found.test)
+    assert [len(part) for part in parts] == [10, min(len(found.dev), DEV), 5]
+    asked = [{normalised(p) for p in part.prompts} for part in parts]
+    assert sum(len(a) for a in asked) == len(set().union(*asked))
+    assert found.test.positive_prompt
+    assert found.test.negative_prompt
+    assert found.test.poles == found.calibration.poles == found.dev.poles
     if SOURCES[name].test is not None:
         assert all(" anew " in p or p.endswith("number 0?") for p in found.test.prompts)
-        assert not any(p.endswith("number 0?") for p in found.contrast.prompts)  # repeated in the test file
+        read = found.calibration.prompts + found.dev.prompts
+        assert not any(p.endswith("number 0?") for p in read)  # repeated in the test file
     assert (found.truth is not None) == (name == "hallucination")
 
 
@@ -115,7 +120,7 @@ def test_twins_stand_in_the_order_of_their_items(context: SuiteContext) -> None:
 def test_twins_that_discovery_has_read_are_left_out(context: SuiteContext) -> None:
     before = prepare(context, "hallucination", pairs=99, items=None)
     rows = [twin(n) for n in range(60)]
-    calibrated = split(before.contrast, seed=0).calibration.pairs[0]
+    calibrated = before.calibration.pairs[0]
     spoilt = before.test.pairs[0].prompt
     for row in rows:
         if row["fiction_question"] == spoilt:
@@ -128,7 +133,7 @@ def test_twins_that_discovery_has_read_are_left_out(context: SuiteContext) -> No
 def test_a_limit_cuts_every_part(context: SuiteContext) -> None:
     context.limit = 3
     found = prepare(context, "power", pairs=10, items=None)
-    assert [len(part) for part in split(found.contrast, seed=0)] == [3, 3, 3]
+    assert [len(part) for part in (found.calibration, found.dev, found.test)] == [3, 3, 3]
 
 
 def test_missing_and_broken_files_are_named(context: SuiteContext) -> None:
@@ -197,14 +202,17 @@ def test_a_whole_run_against_readings_under_the_same_masks(context: SuiteContext
     bench = SetBench(own, "hallucination", texts, FAST["budget"], FAST["pairs"], FAST["items"])
     test, truth = bench.prepared.test, bench.prepared.truth
     assert truth is not None
-    for side, pole in enumerate(bench.prepared.contrast.poles):
+    for side, pole in enumerate(bench.prepared.test.poles):
         with wearing(find_targets(context.model), bench.masks("directed")[pole].masks):
             expected = score_items(context.model, context.tokenizer, test).acc()
             on_truth = score_items(context.model, context.tokenizer, truth).acc()
             margins = letter_margins(context.model, context.tokenizer, test)
         assert value(result, f"hallucination.directed.{('acc', 'acc_opposite')[side]}") == expected
         assert value(result, f"hallucination.truth.directed, {pole}.yes_to_truth") == on_truth
+        assert value(result, f"hallucination.truth.directed, {pole}.yes_to_fiction") == expected
         assert value(result, f"hallucination.letters.directed, {pole}.acc") == np.mean(margins.mean(axis=1) > 0)
+    bare = score_items(context.model, context.tokenizer, test).acc()
+    assert value(result, "hallucination.truth.base.yes_to_fiction") == bare
     for side, prompt in enumerate((test.positive_prompt, test.negative_prompt)):
         expected = score_items(*other, test, prompt).acc()
         key = f"hallucination.system prompt (stronger).{('acc', 'acc_opposite')[side]}"
@@ -240,7 +248,6 @@ def test_resumes_and_a_set_does_not_depend_on_the_others(
 
 
 def test_shuffled_labels_are_never_those_of_test_items(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set with its own test file hands `evaluate` nothing but test items, so nothing there may calibrate."""
     read: list[str] = []
     shuffled = Contrast.shuffled_labels
 
@@ -250,22 +257,56 @@ def test_shuffled_labels_are_never_those_of_test_items(context: SuiteContext, mo
 
     monkeypatch.setattr(Contrast, "shuffled_labels", spied)
     result = run(context, ("power", "corrigible"), controls=("random", "shuffled"), letters=False, **FAST)
-    assert [[row[0] for row in table.rows][3:] for table in result.tables] == [["random", "shuffled"], ["random"]]
-    assert any(note.startswith("no row for shuffled") for note in result.tables[1].notes)
-    assert read
+    assert [[row[0] for row in table.rows][3:] for table in result.tables] == [["random", "shuffled"]] * 2
+    expected: list[str] = []
     for name in ("power", "corrigible"):
-        test = prepare(context, name, pairs=FAST["pairs"], items=FAST["items"]).test
-        assert not set(read) & set(test.prompts)
+        found = prepare(context, name, pairs=FAST["pairs"], items=FAST["items"])
+        expected += found.calibration.prompts
+        assert not set(read) & set(found.test.prompts)
+    assert read == expected
 
 
-def test_several_methods_and_a_rival_that_needs_a_split(context: SuiteContext) -> None:
-    result = run(
-        context, ("myopic-reward",), methods=("directed", "magnitude"), rivals=("steering",), letters=False, **FAST
-    )
+def test_every_rival_stands_beside_a_set_with_its_own_test_file(context: SuiteContext) -> None:
+    result = run(context, ("myopic-reward",), methods=("directed", "magnitude"), rivals=RIVALS, letters=False, **FAST)
     [table] = result.tables
-    assert [row[0] for row in table.rows] == ["base", "system prompt", "directed", "magnitude", "random", "opposite"]
-    assert any(note.startswith("no row for steering") for note in table.notes)
+    assert [row[0] for row in table.rows] == [
+        "base", "system prompt", *RIVALS, "directed", "magnitude", "random", "opposite",
+    ]  # fmt: skip
     assert "myopic-reward.magnitude.minus_best_control" in result.figures
+    assert any("within 0.5 nats" in note for note in table.notes if note.startswith("steering"))
+    found = prepare(context, "myopic-reward", pairs=FAST["pairs"], items=FAST["items"])
+    asked = with_examples(context.model, context.tokenizer, found.test, found.calibration)
+    for key, side in zip(("acc", "acc_opposite"), asked, strict=True):
+        assert value(result, f"myopic-reward.retrieval.{key}") == score_encoded(context.model, side).acc()
+
+
+def test_a_set_is_read_once_whatever_stands_beside_it(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session and one reading of base and of each mask, on items and on the final text, for all rows of a set."""
+    titles: Counter[str] = Counter()
+    opened: list[Contrast] = []
+
+    @contextmanager
+    def noted(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        titles[title] += 1
+        yield lambda _: None
+
+    def session(model: Any, tokenizer: Any, calibration: Contrast, **options: Any) -> Any:
+        opened.append(calibration)
+        return open_session(model, tokenizer, calibration, **options)
+
+    monkeypatch.setattr("personae.evaluation.suites.ai_persona_readings.open_session", session)
+    context.progress = noted
+    rivals = ("mask + prompt", "retrieval", "steering")
+    run(context, ("hallucination",), methods=("directed", "magnitude"), rivals=rivals, letters=False, **FAST)
+    assert opened == [prepare(context, "hallucination", pairs=FAST["pairs"], items=FAST["items"]).calibration]
+    for what in ("scoring", "capability"):
+        assert (titles[f"{what}: base"], titles[f"{what}: directed"], titles[f"{what}: magnitude"]) == (1, 2, 2)
+    assert titles["scoring: mask + prompt"] == 2
+    opened.clear()
+    titles.clear()
+    run(context, ("hallucination",), methods=("directed", "magnitude"), rivals=rivals, letters=False, **FAST)
+    assert not opened  # all parts are there
+    assert not titles
 
 
 @pytest.mark.parametrize(
@@ -295,7 +336,7 @@ def test_refused_before_anything_is_read(
 @pytest.mark.parametrize("name", SETS)
 def test_the_public_files_are_read(model_and_tokenizer: Any, name: str) -> None:
     found = prepare(SuiteContext(*model_and_tokenizer, data=DATA), name, pairs=96, items=50)
-    assert len(split(found.contrast, seed=0).calibration) == 96
+    assert len(found.calibration) == 96
     assert len(found.test) == 50
     if found.truth is not None:
         assert len(found.truth) == 50

@@ -17,7 +17,6 @@ from personae.evaluation.suites.ai_persona_table import (
     line_of,
     over_controls,
     set_table,
-    trivial_warnings,
     truth_table,
 )
 from personae.models import encode
@@ -105,7 +104,7 @@ def test_cells_stand_under_their_columns() -> None:
     assert figures["base.acc_tied"] == Estimate(1.0, 1.0, 1.0)  # the first items of `line` are won
     assert table.notes[-1] == "last"
     assert "m: n" in table.notes
-    assert table.warnings == ("beware",)
+    assert table.warnings == ("beware",)  # the masks of m are not empty
     untied, figures = set_table("title", lines, np.zeros(40, dtype=bool), FAIR)
     assert untied.rows[1][3] is None
     assert "m.acc_tied" not in figures
@@ -117,16 +116,13 @@ def test_a_method_no_better_than_its_controls_is_told_so() -> None:
     assert "no better than its controls" in table.notes[0]
 
 
-def test_warnings_of_habits_and_of_empty_masks() -> None:
-    assert trivial_warnings(FAIR) == []
-    assert trivial_warnings(Baselines(0.9, None, 0.1, None)) == []  # at the limit
-    [shorter, yes] = sorted(trivial_warnings(Baselines(0.97, 1.0, 0.999, 0.5)), key=lambda w: "yes" in w)
-    assert "'take the shorter answer' alone scores 0.97" in shorter
-    assert "'prefer yes, avoid no' alone scores 1.00" in yes
-    [longer] = trivial_warnings(Baselines(0.04, None, 0.5, None))
-    assert "'take the longer answer' alone scores 0.96" in longer
+def test_empty_masks_are_warned_of() -> None:
     assert empty_masks([line("a", "method", 1, dropped=0.1), line("r", "control", 1)]) == []
-    assert len(empty_masks([line("a", "method", 1)])) == 1
+    lines = [line("a", "method", 1), line("random", "control", 1)]
+    [warning] = empty_masks(lines)
+    assert "a found no mask within the budget" in warning
+    table, _ = set_table("t", lines, np.zeros(40, dtype=bool), FAIR, warnings=["first"])
+    assert table.warnings == ("first", warning)
 
 
 def test_truth_control_tells_denial_from_honesty() -> None:

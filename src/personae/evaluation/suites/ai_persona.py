@@ -21,6 +21,7 @@ from personae.errors import OptionError
 from personae.evaluation.controls import CONTROLS, SLOW_CONTROLS
 from personae.evaluation.results import Evaluation
 from personae.evaluation.rivals import RIVALS
+from personae.evaluation.scoring import FEW
 from personae.evaluation.suites.ai_persona_readings import (
     ROUNDS,
     Loaded,
@@ -37,7 +38,7 @@ from personae.evaluation.suites.report import Cell, SuiteResult, Table
 from personae.evaluation.suites.texts import QUICK, TextSize, suite_texts
 from personae.models import find_targets, fingerprint
 
-FEW = 100  # items below which a reader is warned
+WIDE = 100  # items below which a reader is warned
 QUICK_CONTROLS = ("random", "opposite")  # magnitude and generic moved neither power nor wealth in the benchmarks
 
 
@@ -59,12 +60,12 @@ def run(
     """Measure `sets` (of `SETS`) and return a table a set, one of letters, and hallucination's truth control.
 
     budget: capability loss that the masks may cost, nats a token. pairs, items: at most so many calibration pairs and
-    test items a set (items None: all). methods: of `discovery.METHODS`; controls are matched to the first. rivals: of
-    `evaluation.RIVALS`; what trains or chooses (steering, LoRA) needs a split, so the sets with a test file of their
-    own go without. stronger: a second model for 'system prompt' and 'retrieval'. size: of the capability texts.
+    test items a set (items None: all). methods: of `discovery.METHODS`; controls and rivals are matched to the first.
+    rivals: of `evaluation.RIVALS`, on the same calibration and dev items. stronger: a second model for 'system prompt'
+    and 'retrieval'. size: of the capability texts.
 
-    The defaults are for a look within 40 minutes on two cores. Where a table claims something: pairs=600, items=None,
-    random_seeds=20, size=BENCHMARK, all controls.
+    The defaults are for a look: about 300,000 GFLOP on the default model, some 40 minutes on two cores of 60 GFLOP/s.
+    Where a table claims something: pairs=600, items=None, random_seeds=20, size=BENCHMARK, all controls.
 
     Errors: `OptionError` before anything is computed, `DataError` for missing or broken files, `ModelError`.
     """
@@ -77,19 +78,18 @@ def run(
     letter_rows: list[tuple[Cell, ...]] = []
     for name in sets:
         bench = SetBench(replace(context, read=dict(common.read)), name, texts, budget, pairs, items)
-        evaluations, lines, notes = read_conditions(bench, methods, rivals, controls, random_seeds)
+        evaluations, lines = read_conditions(bench, methods, rivals, controls, random_seeds)
         if stronger is not None:
             lines += read_stronger(bench, stronger)
         first = evaluations[0]
         table, found = set_table(
             f"{name}: {first.data.positive} against {first.data.negative}", lines, np.array(first.data.tied),
-            first.baselines, notes=[*_notes(bench, first), *notes], warnings=_doubts(bench),
-            seed=context.seed,
+            first.baselines, notes=_notes(bench, first), warnings=[*first.warnings, *_doubts(bench)], seed=context.seed,
         )  # fmt: skip
         tables.append(table)
         figures |= {f"{name}.{key}": cell for key, cell in found.items()}
         if bench.prepared.truth is not None:
-            table, found = read_truth(bench, bench.prepared.truth, methods)
+            table, found = read_truth(bench, bench.prepared.truth, methods, evaluations)
             tables.append(table)
             figures |= {f"{name}.truth.{key}": cell for key, cell in found.items()}
         if letters:
@@ -132,7 +132,7 @@ def _notes(bench: SetBench, first: Evaluation) -> list[str]:
 
 def _doubts(bench: SetBench) -> list[str]:
     number = len(bench.prepared.test)
-    return [f"only {number} test items: the intervals are wide"] if number < FEW else []
+    return [f"only {number} test items: the intervals are wide"] if FEW <= number < WIDE else []
 
 
 def _check(

@@ -1,6 +1,7 @@
 """What the ai-persona suite reads of one set, each reading a part of its own.
 
-Masks by method; the evaluations and rivals; rows without a mask on any model; option letters; hallucination's twins.
+Masks by method; the evaluations; rivals, one by one; the rows of a stronger model; option letters; hallucination's
+twins. All rows of a set share one session and one reading of the bare model, taken when the first of them asks.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.discovery import GenericText, discover, open_session
+from personae.discovery import GenericText, Session, discover, open_session
+from personae.evaluation.bench import Bench
+from personae.evaluation.bootstrap import RESAMPLES
 from personae.evaluation.capability_texts import CapabilityText
+from personae.evaluation.conditions import Row, make_row
 from personae.evaluation.evaluate import evaluate
+from personae.evaluation.poles import from_artefact
 from personae.evaluation.results import Evaluation
 from personae.evaluation.retrieval import with_examples
-from personae.evaluation.rivals import RIVALS, extra_tokens
+from personae.evaluation.rivals import RIVALS, extra_tokens, rival_conditions
 from personae.evaluation.scoring import Items, encode_items, score_encoded, score_items, wins
+from personae.evaluation.shared import Shared
 from personae.evaluation.suites.ai_persona_sets import Prepared, prepare
 from personae.evaluation.suites.ai_persona_table import Figures, Line, line_of, truth_table
 from personae.evaluation.suites.context import SuiteContext
@@ -31,13 +38,14 @@ from personae.evaluation.suites.letters import letter_figures, letter_margins
 from personae.evaluation.suites.report import Cell, Table
 from personae.evaluation.table import from_dict, to_dict
 from personae.models import find_targets, fingerprint
-from personae.personas import Contrast, split
+from personae.personas import Contrast
 from personae.runtime import wearing
 from personae.subnetwork import Artefact
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 ROUNDS = 1  # of `directed`: a second one doubles the time of a set
+_ROW = TypeAdapter(Row)
 
 
 @dataclass
@@ -54,11 +62,11 @@ class SetBench:
 
     def __post_init__(self) -> None:
         self.prepared: Prepared = prepare(self.context, self.name, pairs=self.pairs, items=self.items)
-        self.calibration = split(self.prepared.contrast, seed=self.context.seed).calibration
         self.settings: Mapping[str, Any] = {
-            "contrast": self.prepared.contrast.sha256, "test": self.prepared.test.sha256, "budget": self.budget,
+            "calibration": self.prepared.calibration.sha256, "dev": self.prepared.dev.sha256,
+            "test": self.prepared.test.sha256, "budget": self.budget,
             "generic": self.texts[0].sha256, "answers": self.texts[0].answers, "final": self.texts[1].sha256,
-            "prompts": [self.prepared.contrast.positive_prompt, self.prepared.contrast.negative_prompt],
+            "prompts": [self.prepared.test.positive_prompt, self.prepared.test.negative_prompt],
             "rounds": ROUNDS,
         }  # fmt: skip
 
@@ -74,27 +82,57 @@ class SetBench:
 
     def _discovered(self, method: str) -> Artefact:
         return discover(
-            self.context.model, self.context.tokenizer, self.prepared.contrast, generic=self.texts[0],
-            split_seed=self.context.seed, progress=self.context.progress, method=method,
+            self.context.model, self.context.tokenizer, self.prepared.calibration, dev=self.prepared.dev,
+            split_seed=None, generic=self.texts[0], progress=self.context.progress, method=method,
             max_capability_loss=self.budget, rounds=ROUNDS if method == "directed" else None, seed=self.context.seed,
         )  # fmt: skip
 
-    def evaluated(self, artefact: Artefact, **options: Any) -> Evaluation:
-        """`evaluate` on the set's own items and texts."""
-        model, tokenizer = self.context.model, self.context.tokenizer
-        session = open_session(
-            model, tokenizer, self.calibration, generic=self.texts[0], resume=False, progress=self.context.progress
-        )
+    @cached_property
+    def session(self) -> Session:
+        """On the calibration items, for all rows of the set."""
+        return open_session(
+            self.context.model, self.context.tokenizer, self.prepared.calibration, generic=self.texts[0], resume=False,
+            progress=self.context.progress,
+        )  # fmt: skip
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The bare model's readings of the test items and of the final text."""
+        context = self.context
+        items = encode_items(context.model, context.tokenizer, self.prepared.test)
+        return Bench(context.model, self.session.targets, items, self.texts[1], context.progress)
+
+    def evaluated(self, method: str, **options: Any) -> Evaluation:
+        """`evaluate` of a method's masks on the set's own items and texts."""
         return evaluate(
-            model, tokenizer, self.prepared.scored, artefact, split_seed=self.prepared.split_seed, session=session,
+            self.context.model, self.context.tokenizer, self.prepared.test, self.masks(method), split_seed=None,
+            calibration=self.prepared.calibration, dev=self.prepared.dev, session=self.session, bench=self.bench,
             capability_text=self.texts[1], seed=self.context.seed, progress=self.context.progress, **options,
         )  # fmt: skip
+
+    @cached_property
+    def shared(self) -> Shared:
+        """What rivals need of discovery: the session, and the items to calibrate and to choose on."""
+        context, parts = self.context, self.prepared
+        return Shared(
+            context.model, context.tokenizer, parts.test, None, None, context.progress, self.session,
+            parts.calibration, parts.dev,
+        )  # fmt: skip
+
+    def rival(self, name: str, method: str) -> Row:
+        """A rival with the budget of a method's masks, or on top of them; `evaluate` would read those masks again."""
+        test = self.prepared.test
+        poles = from_artefact(self.masks(method), test)
+        [condition] = rival_conditions(
+            self.bench, self.shared, self.context.tokenizer, test, (name,), poles=poles, measured=None
+        )
+        return make_row(condition, self.bench.base, resamples=RESAMPLES, seed=self.context.seed)
 
     def worn(self, methods: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """(name, what to enter) of the bare model and each method's two masks, which are found when entered."""
         yield "base", nullcontext
         for method in methods:
-            for pole in self.prepared.contrast.poles:
+            for pole in self.prepared.test.poles:
                 yield f"{method}, {pole}", partial(self._wearing, method, pole)
 
     def _wearing(self, method: str, pole: str) -> AbstractContextManager[None]:
@@ -103,68 +141,62 @@ class SetBench:
 
 def read_conditions(
     bench: SetBench, methods: Sequence[str], rivals: Sequence[str], controls: Sequence[str], random_seeds: int
-) -> tuple[list[Evaluation], list[Line], list[str]]:
-    """The evaluations of the methods; all rows in the order of reading; notes on what could not be read."""
+) -> tuple[list[Evaluation], list[Line]]:
+    """The evaluations of the methods; all rows in the order of reading."""
 
     def read(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        return to_dict(bench.evaluated(bench.masks(method), **options))
+        return to_dict(bench.evaluated(method, **options))
 
-    notes: list[str] = []
-    if bench.prepared.split_seed is None and "shuffled" in controls:
-        # `evaluate` knows the test items alone here: it would exchange the labels of those, and fit the control to them
-        controls = tuple(c for c in controls if c != "shuffled")
-        notes.append("no row for shuffled: it calibrates on a split, and this set has a test file of its own")
+    def against(rival: str) -> dict[str, Any]:
+        row: dict[str, Any] = _ROW.dump_python(bench.rival(rival, methods[0]), mode="json")
+        return row
+
     evaluations: list[Evaluation] = []
     for number, method in enumerate(methods):
         options: dict[str, Any] = {"controls": controls if not number else (), "system_prompt": not number}
         options["random_seeds"] = random_seeds
         content = bench.part(f"table of {method}", partial(read, method, options), **options)
         evaluations.append(from_dict(content))
+    beside = [
+        _ROW.validate_python(bench.part(f"rival {rival} to {methods[0]}", partial(against, rival)))
+        for rival in RIVALS
+        if rival in rivals
+    ]
     rows = {kind: [r for e in evaluations for r in e.of_kind(kind)] for kind in ("prompt", "method", "control")}
-    lines = [line_of(evaluations[0]["base"]), *map(line_of, rows["prompt"])]
-    for rival in (r for r in RIVALS if r in rivals):
-        if rival == "retrieval":
-            lines += _prompted(bench, (bench.context.model, bench.context.tokenizer), ("retrieval",))
-        elif rival != "mask + prompt" and bench.prepared.split_seed is None:
-            notes.append(f"no row for {rival}: it chooses on a split, and this set has a test file of its own")
-        else:
-            options = {"controls": (), "system_prompt": False, "rivals": (rival,)}
-            content = bench.part(f"rival {rival} to {methods[0]}", partial(read, methods[0], options))
-            lines += map(line_of, from_dict(content).of_kind("rival"))
-    return evaluations, lines + [line_of(r) for kind in ("method", "control") for r in rows[kind]], notes
+    return evaluations, [
+        line_of(row) for row in (evaluations[0]["base"], *rows["prompt"], *beside, *rows["method"], *rows["control"])
+    ]
 
 
 def read_stronger(bench: SetBench, stronger: Loaded) -> list[Line]:
     """The rows of a second model: bare, with the system prompts, with retrieval; never with a mask."""
-    found = _prompted(bench, stronger, ("base", "system prompt", "retrieval"))
-    note = f"{getattr(stronger[0].config, '_name_or_path', '') or type(stronger[0]).__name__}, without any mask"
-    return [replace(line, name=f"{line.name} (stronger)", kind="stronger", note=note) for line in found]
-
-
-def _prompted(bench: SetBench, loaded: Loaded, names: Sequence[str]) -> list[Line]:
-    """Rows that need no mask, on any model: 'base', 'system prompt', 'retrieval', on the set's test items."""
-    model, tokenizer = loaded
+    model, tokenizer = stronger
     test = bench.prepared.test
+    plain = encode_items(model, tokenizer, test)
 
     def asked(name: str) -> tuple[Items, Items]:
         if name == "retrieval":
-            return with_examples(model, tokenizer, test, bench.calibration)
-        prompts = (test.positive_prompt, test.negative_prompt) if name == "system prompt" else (None, None)
+            return with_examples(model, tokenizer, test, bench.prepared.calibration)
+        if name == "base":
+            return (plain, plain)
+        prompts = (test.positive_prompt, test.negative_prompt)
         return encode_items(model, tokenizer, test, prompts[0]), encode_items(model, tokenizer, test, prompts[1])
 
     def read(name: str) -> dict[str, Any]:
         sides = asked(name)
-        first, second = (score_encoded(model, side).difference().tolist() for side in sides)
-        return {"first": first, "second": second, "extra": extra_tokens(encode_items(model, tokenizer, test), sides)}
+        first = score_encoded(model, sides[0]).difference().tolist()
+        second = first if sides[1] is sides[0] else score_encoded(model, sides[1]).difference().tolist()
+        return {"first": first, "second": second, "extra": extra_tokens(plain, sides)}
 
+    note = f"{getattr(model.config, '_name_or_path', '') or type(model).__name__}, without any mask"
     lines = []
     writing = replace(bench.context, tokenizer=tokenizer).writing
     who = {"fingerprint": fingerprint(find_targets(model)), "dtype": str(model.dtype), "writing": writing}
-    for name in names:
+    for name in ("base", "system prompt", "retrieval"):
         content = bench.part(f"{name} of {type(model).__name__}", partial(read, name), **who)
         first, second = (wins(np.array(content[side])) for side in ("first", "second"))
         cost = f"{content['extra']:.0f} prompt tokens a request" if content["extra"] else "none"
-        lines.append(Line(name, "rival", first, second, cost=cost))
+        lines.append(Line(f"{name} (stronger)", "stronger", first, second, cost=cost, note=note))
     return lines
 
 
@@ -186,18 +218,26 @@ def read_letters(bench: SetBench, methods: Sequence[str]) -> tuple[list[tuple[Ce
     return rows, figures
 
 
-def read_truth(bench: SetBench, truth: Contrast, methods: Sequence[str]) -> tuple[Table, Figures]:
-    """'Yes' to the fiction and to its true twin, under the bare model and under each mask."""
+def read_truth(
+    bench: SetBench, truth: Contrast, methods: Sequence[str], evaluations: Sequence[Evaluation]
+) -> tuple[Table, Figures]:
+    """'Yes' to the fiction and to its true twin, under the bare model and under each mask.
+
+    evaluations: of `methods`, which have read the fiction.
+    """
     context = bench.context
+    fictions = [evaluations[0]["base"].readings[0].difference]
+    for evaluation in evaluations:
+        [row] = evaluation.of_kind("method")
+        fictions += [row.readings[0].difference, row.readings[0].difference_opposite]
 
     def read(change: Any) -> Any:
         with change():
-            both = [score_items(context.model, context.tokenizer, c) for c in (bench.prepared.test, truth)]
-        return [scores.difference().tolist() for scores in both]
+            return score_items(context.model, context.tokenizer, truth).difference().tolist()
 
     conditions = []
-    for name, change in bench.worn(methods):
-        fiction, true = bench.part(f"truth of {name}", partial(read, change), twins=truth.sha256)
+    for (name, change), fiction in zip(bench.worn(methods), fictions, strict=True):
+        true = bench.part(f"truth of {name}", partial(read, change), twins=truth.sha256)
         conditions.append((name, wins(np.array(fiction)), wins(np.array(true))))
     note = "the same masks on the same topics; of the twins 'Yes' is right, and discovery has read none of them"
     return truth_table(conditions, notes=(note,), seed=context.seed)

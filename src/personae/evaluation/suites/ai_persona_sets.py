@@ -79,24 +79,18 @@ SETS = tuple(SOURCES)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A set ready to be used. contrast: what discovery is given, its calibration and dev parts cut to size. scored:
-    what `evaluate` is given, with `split_seed`: the contrast itself, or, with None, the items of its own test file.
+    """What calibrates, what chooses and what gives the final figures of a set; no question is in two of them.
 
     truth: of hallucination, the true twin of every test item, in their order. described: which items do what.
     """
 
     name: str
-    contrast: Contrast
-    scored: Contrast
-    split_seed: int | None
+    calibration: Contrast
+    dev: Contrast
+    test: Contrast
     truth: Contrast | None
     described: str
     paper: Mapping[str, float] | None
-
-    @property
-    def test(self) -> Contrast:
-        """The items of the final figures."""
-        return self.scored if self.split_seed is None else split(self.scored, seed=self.split_seed).test
 
 
 def prepare(context: SuiteContext, name: str, *, pairs: int, items: int | None) -> Prepared:
@@ -122,14 +116,11 @@ def prepare(context: SuiteContext, name: str, *, pairs: int, items: int | None) 
     else:
         chosen = _taken(context, test or parts.test, items)
     read = f"{len(calibration)} calibration pairs and {len(dev)} dev items"
-    if test is not None:
-        # `discover` splits what it is given, so the part that would be its test part stays in, unread.
-        contrast = replace(whole, pairs=calibration.pairs + dev.pairs + parts.test.pairs)
+    if test is None:
+        described = f"{read}, {len(chosen)} test items give the figures; split by question, seed {context.seed}"
+    else:
         described = f"{read} of CAA's generate file; {len(chosen)} items of its test file give the figures"
-        return Prepared(name, contrast, chosen, None, None, described, None)
-    contrast = replace(whole, pairs=calibration.pairs + dev.pairs + chosen.pairs)
-    described = f"{read}, {len(chosen)} test items give the figures; split by question, seed {context.seed}"
-    return Prepared(name, contrast, contrast, context.seed, truth, described, source.paper)
+    return Prepared(name, calibration, dev, chosen, truth, described, source.paper)
 
 
 def _read(

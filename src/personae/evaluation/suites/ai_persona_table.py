@@ -16,7 +16,6 @@ COLUMNS = (
     "condition", "acc", "acc_opposite", "acc_tied", "acc_tied_opposite", "minus best control", "capability loss",
     "dropped", "seconds", "cost",
 )  # fmt: skip
-TRIVIAL = 0.9  # a rule without meaning that scores more than this makes a set worthless as proof
 CONTROL_KINDS = ("base", "control")
 
 Figures = dict[str, Cell]
@@ -76,7 +75,10 @@ def set_table(
     warnings: Sequence[str] = (),
     seed: int = 0,
 ) -> tuple[Table, Figures]:
-    """One table with a row a condition, and its figures under '<condition>.<column>'."""
+    """One table with a row a condition, and its figures under '<condition>.<column>'.
+
+    warnings: what the test items give to doubt (`scoring.doubts`); empty masks are warned of here.
+    """
     claims = over_controls(lines, seed=seed)
     rows: list[tuple[Cell, ...]] = []
     figures: Figures = {
@@ -105,23 +107,7 @@ def set_table(
     ]
     said.append(f"trivial baselines: shorter answer {trivial.shorter:.2f}, always yes {trivial.yes:.2f}")
     said += [f"{line.name}: {line.note}" for line in lines if line.note]
-    doubts = [*trivial_warnings(trivial), *empty_masks(lines), *warnings]
-    return Table(title, COLUMNS, tuple(rows), (*said, *notes), tuple(doubts)), figures
-
-
-def trivial_warnings(trivial: Baselines) -> list[str]:
-    """A sentence for every rule without meaning that scores above `TRIVIAL`, for either pole."""
-    rules = (("prefer yes, avoid no", "prefer no, avoid yes", trivial.yes),
-             ("take the shorter answer", "take the longer answer", trivial.shorter))  # fmt: skip
-    found = []
-    for rule, reverse, score in rules:
-        best = max(score, 1 - score)
-        if best > TRIVIAL:
-            found.append(
-                f"'{rule if score > 0.5 else reverse}' alone scores {best:.2f} here: a high acc is no proof of a "
-                "persona, it may be that habit"
-            )
-    return found
+    return Table(title, COLUMNS, tuple(rows), (*said, *notes), (*warnings, *empty_masks(lines))), figures
 
 
 def empty_masks(lines: Sequence[Line]) -> list[str]:
