@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from personae.subnetwork.artefact import Artefact, Subnetwork
 from personae.subnetwork.codec import decode, encode
+from personae.subnetwork.comparison import Comparison, compare
 from personae.subnetwork.layout import ArtefactHeader, PayloadEntry, PersonaEntry
 from personae.subnetwork.mask import Mask, difference_count, difference_rate
 from personae.subnetwork.provenance import CalibrationIdentity, ModelIdentity, Provenance
@@ -13,6 +14,7 @@ __all__ = [
     "Artefact",
     "ArtefactHeader",
     "CalibrationIdentity",
+    "Comparison",
     "Mask",
     "ModelIdentity",
     "PayloadEntry",
@@ -20,6 +22,7 @@ __all__ = [
     "Provenance",
     "Subnetwork",
     "add_persona",
+    "compare",
     "decode",
     "difference_count",
     "difference_rate",
