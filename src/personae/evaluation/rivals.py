@@ -20,7 +20,7 @@ from personae.evaluation.poles import Poles, budget_of
 from personae.evaluation.retrieval import SHOTS, with_examples
 from personae.evaluation.scoring import Items, encode_items
 from personae.evaluation.shared import Shared
-from personae.evaluation.steering import choose_steering, mean_differences, steered
+from personae.evaluation.steering import choose_steering, mean_differences, middle_blocks, steered
 from personae.personas import Contrast
 from personae.runtime import wearing
 
@@ -92,7 +92,7 @@ def steering(bench: Bench, shared: Shared, budget: float) -> Condition:
         with bench.progress("steering vectors", len(session.calibration.positive) * 2) as tick:
             vectors = mean_differences(bench.model, session.calibration, tick=tick)
         for side, sign in (("+", 1), ("-", -1)):
-            with bench.progress(f"steering, {side} pole: block and coefficient", len(vectors) // 5) as tick:
+            with bench.progress(f"steering, {side} pole: blocks", len(middle_blocks(len(vectors)))) as tick:
                 chosen.append(
                     choose_steering(bench.model, vectors, text, shared.dev, sign=sign, budget=budget, tick=tick)
                 )

@@ -104,6 +104,11 @@ def steered(model: PreTrainedModel, steering: Steering) -> Iterator[None]:
         handle.remove()
 
 
+def middle_blocks(number: int) -> list[int]:
+    """Every fourth block of the middle three quarters, of `number` blocks."""
+    return list(range(number // 8, number - number // 8, 4)) or [number // 2]
+
+
 def choose_steering(
     model: PreTrainedModel,
     vectors: torch.Tensor,
@@ -122,8 +127,7 @@ def choose_steering(
     compared at the coefficient whose loss on a quarter of the text keeps the budget; the chosen block's coefficient
     keeps it by the upper bound on all of the text, as a mask does.
     """
-    number = len(vectors)
-    tried = list(range(number // 8, number - number // 8, 4)) or [number // 2] if blocks is None else list(blocks)
+    tried = middle_blocks(len(vectors)) if blocks is None else blocks
     quarter = replace(text, plain=text.plain[::4], chat=text.chat[::4])
     base, base_of_quarter = capability(model, text), capability(model, quarter)
     best: tuple[float, int, int] | None = None
