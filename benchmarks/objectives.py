@@ -50,6 +50,7 @@ def main() -> None:
             dropped = sum(int(d.sum()) for d in choice.dropped.values())
             rows.append({"objective": name, "pole": pole, "dropped": dropped, **choice.parameters, **choice.measured})
             print(rows[-1], flush=True)
+    session.forget()
     result = {
         "rows": rows, "pairs": options.pairs, "budget": options.budget, "contrast": contrast.name, "dtype": "float32",
         "calibration_sha256": calibration.sha256, "fingerprint": fingerprint(session.targets),

@@ -23,6 +23,7 @@ from personae.models import Encoded, find_blocks, head_on, sequence_batches
 
 STEPS = 100  # coefficients are searched in hundredths
 MOST = 8 * STEPS
+FINALISTS = 2  # blocks whose coefficient is searched on all of the text
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +124,23 @@ def choose_steering(
     """The block and the coefficient for one pole: the largest within the budget, the best block on dev.
 
     sign: +1 for the positive pole, −1 for the negative one. blocks: those that are tried; by default every fourth
-    of the middle three quarters. Dev chooses by the mean log σ of the margin, as it does for masks. Blocks are
-    compared at the coefficient whose loss on a quarter of the text keeps the budget; the chosen block's coefficient
-    keeps it by the upper bound on all of the text, as a mask does.
+    of the middle three quarters. Dev chooses by the mean log σ of the margin, as it does for masks. First all blocks
+    are compared, each at the coefficient whose loss on a quarter of the text keeps the budget; then the best
+    `FINALISTS`, each at the coefficient that keeps it by the upper bound on all of the text, as a mask does.
     """
     tried = middle_blocks(len(vectors)) if blocks is None else blocks
     quarter = replace(text, plain=text.plain[::4], chat=text.chat[::4])
     base, base_of_quarter = capability(model, text), capability(model, quarter)
-    best: tuple[float, int, int] | None = None
 
     def at(block: int, steps: int) -> Steering:
         return Steering(block, sign * steps / STEPS, vectors[block])
 
+    def on_dev(block: int, steps: int) -> float:
+        with steered(model, at(block, steps)):
+            scored = mean_log_probabilities(model, dev)
+        return float(torch.nn.functional.logsigmoid(sign * (scored[:, 0] - scored[:, 1])).mean())
+
+    coarse: list[tuple[float, int, int]] = []
     for block in tried:
 
         def loss(steps: int, block: int = block) -> float:
@@ -142,19 +148,17 @@ def choose_steering(
                 return capability(model, quarter).loss(base_of_quarter)
 
         steps, _ = largest_within(loss, MOST, budget, start=STEPS)
-        with steered(model, at(block, steps)):
-            scored = mean_log_probabilities(model, dev)
-        value = float(torch.nn.functional.logsigmoid(sign * (scored[:, 0] - scored[:, 1])).mean())
-        if best is None or value > best[0]:
-            best = (value, block, steps)
+        coarse.append((on_dev(block, steps), block, steps))
         if tick:
             tick(1)
-    assert best is not None
-    _, block, coarse = best
+    final: list[tuple[float, int, int]] = []
+    for _, block, near in sorted(coarse, key=lambda c: (-c[0], c[1]))[:FINALISTS]:
 
-    def bound(steps: int) -> float:
-        with steered(model, at(block, steps)):
-            return capability(model, text).loss_bound(base)
+        def bound(steps: int, block: int = block) -> float:
+            with steered(model, at(block, steps)):
+                return capability(model, text).loss_bound(base)
 
-    steps, _ = largest_within(bound, MOST, budget, start=max(coarse, 1))
+        steps, _ = largest_within(bound, MOST, budget, start=max(near, 1))
+        final.append((on_dev(block, steps), block, steps))
+    _, block, steps = max(final, key=lambda f: (f[0], -f[1]))
     return at(block, steps)
