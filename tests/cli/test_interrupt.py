@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ PAIRS = 400  # enough that the attribution takes seconds
 
 
 def _wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a machine that is busy with other work imports slowly
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -76,6 +77,7 @@ def test_interrupted_then_killed_then_resumed(
     environment = {"PERSONAE_CACHE": str(cache), "PERSONAE_CHECKPOINT_SECONDS": "0"}
 
     process = start(*command, cwd=here, **environment)
+    os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # or it may be through before a busy machine lets us look
     _wait_for(lambda: bool(_gradients(cache)), process)  # in the middle of the attribution
     process.send_signal(signal.SIGINT)
     printed, said = process.communicate(timeout=30)
@@ -90,6 +92,7 @@ def test_interrupted_then_killed_then_resumed(
     assert first > 0
 
     process = start(*command, cwd=here, **environment)
+    os.setpriority(os.PRIO_PROCESS, process.pid, 10)
     _wait_for(lambda: _batches_done(kept) > first, process)  # it goes on where the first one was
     process.kill()
     process.communicate(timeout=30)
