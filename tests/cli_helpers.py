@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,8 +61,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def start(*words: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """`python -m personae` in a process of its own."""
+    """`python -m personae` in a process of its own, which hears Ctrl-C even where a shell runs the tests behind '&'."""
     return subprocess.Popen(
         [sys.executable, "-m", "personae", *map(str, words)], cwd=cwd, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
