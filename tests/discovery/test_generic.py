@@ -311,3 +311,13 @@ def test_more_answers_are_gathered_where_more_are_read(tiny_model: TinyModel, tm
         assert len(found.cheap.read.plain) == math.ceil(answers / 3)
     with pytest.raises(OptionError, match="--generic-answers is 0"):
         generic_text(model, tokenizer, find_targets(model), source=path, answers=0)
+
+
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    scores = torch.tensor([[float("-inf"), 0.0, float("-inf"), 1.0, float("-inf")]]).expand(4000, -1)
+    left = generic._Draw(seed=0)(torch.zeros(4000, 1), scores)
+    assert bool(((left == 0).sum(1) == 1).all())
+    counts = (left == 0).sum(0)
+    assert counts[[0, 2, 4]].sum() == 0
+    share = math.e / (1 + math.e)
+    assert abs(counts[3] / 4000 - share) < 4.5 * (share * (1 - share) / 4000) ** 0.5

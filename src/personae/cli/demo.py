@@ -23,10 +23,10 @@ def demo(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the artefact goes.")] = None,
 ) -> None:
     """Discover two opposite personas in the default model, measure them, and let both speak (a few minutes)."""
-    from personae.discovery import discover
+    from personae.discovery import discover, open_session
     from personae.evaluation import evaluate, to_rich
     from personae.models import fast_dtype
-    from personae.personas import load_contrast
+    from personae.personas import load_contrast, split
     from personae.runtime import PersonaModel
 
     with short_warnings():
@@ -36,9 +36,13 @@ def demo(
         dtype = fast_dtype()  # recorded in the artefact; float32 where bfloat16 would only be emulated
         model, tokenizer = load(None, dtype, "auto")
         tell(f"{escape(data.name)}: {len(data)} pairs, split 60/20/20 into calibration, dev and test; {dtype}")
-        artefact = discover(model, tokenizer, data, generic_answers=ANSWERS, progress=bar)
+        session = open_session(
+            model, tokenizer, split(data).calibration, generic_answers=ANSWERS, progress=bar
+        )  # fmt: skip
+        artefact = discover(model, tokenizer, data, session=session, progress=bar)
         artefact.save(path)
-        result = evaluate(model, tokenizer, data, artefact, progress=bar)
+        result = evaluate(model, tokenizer, data, artefact, session=session, progress=bar)
+        session.forget()
         out.print(to_rich(result))
         actor = PersonaModel(model, tokenizer)
         actor.add_personas(artefact)

@@ -59,6 +59,7 @@ def discover(
     split_seed: int | None = 0,
     dev: Contrast | None = None,
     resume: bool = True,
+    session: Session | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Artefact:
@@ -69,7 +70,8 @@ def discover(
     here, test is left for evaluation. None: all of `contrast` calibrates, and `dev` (or the contrast itself)
     chooses. generic: generic text, or its source (see `generic_text`); default: sampled from the model.
     generic_answers: how many of its answers the price and each probe of the budget read; more cost time, and make it
-    likelier that the budget is kept on other text too.
+    likelier that the budget is kept on other text too. session: one that the caller has opened on the calibration part
+    (`open_session`), to share its statistics with `evaluate` or another method; its own generic text and targets count.
 
     Returns an artefact with both poles, their provenance and what was measured on dev. The model is
     left with its base weights, bit for bit. Errors: `OptionError`, `DataError`, `ModelError`.
@@ -95,10 +97,14 @@ def discover(
             dev or parts.dev.take(min(DEV_ITEMS, len(parts.dev))),
             f"calibration of seed {split_seed}",
         )
-    session = open_session(
-        model, tokenizer, calibration_part, generic=generic, generic_answers=generic_answers, targets=targets,
-        tokens=settings.tokens, seed=settings.seed, resume=resume, progress=progress,
-    )  # fmt: skip
+    own = session is None
+    if session is None:
+        session = open_session(
+            model, tokenizer, calibration_part, generic=generic, generic_answers=generic_answers, targets=targets,
+            tokens=settings.tokens, seed=settings.seed, resume=resume, progress=progress,
+        )  # fmt: skip
+    else:
+        _check_session(session, model, tokenizer, calibration_part, settings, generic=generic, targets=targets)
     with metered(model.device) as cost:
         chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
     identity = CalibrationIdentity(
@@ -134,7 +140,8 @@ def discover(
                 system_prompt=(contrast.positive_prompt, contrast.negative_prompt)[pole],
             )
         )
-    session.forget()
+    if own:
+        session.forget()
     return Artefact(
         model=model_identity(model, session),
         personas={p.name: p for p in personas},
@@ -148,6 +155,19 @@ def discover(
             },
         },
     )
+
+
+def _check_session(
+    session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, part: Contrast, settings: Settings,
+    *, generic: object, targets: object,
+) -> None:  # fmt: skip
+    """Raise `OptionError` unless a session of the caller's is of this model, these items and these tokens."""
+    if generic is not None or targets is not None:
+        raise OptionError("a session has its own generic text and targets: give them to open_session().")
+    if session.model is not model or session.calibration != encode_contrast(model, tokenizer, part):
+        raise OptionError(f"the session was not opened on this model and the items of '{part.name}': open it on them.")
+    if session.tokens != settings.tokens:
+        raise OptionError(f"the session reads tokens={session.tokens!r}, not {settings.tokens!r}: open it with those.")
 
 
 def _kept_by_both(poles: Sequence[Mapping[str, Mask]], size: int) -> dict[str, float]:

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from personae.errors import DataError, OptionError
 from personae.files import replacing
@@ -218,7 +224,7 @@ def _sampled(
     openings = [tuple(tokenizer(o)["input_ids"]) for o in _cycled(_lines("plain_openings.txt"), plain_items)]
     prompts = [tuple(encode_prompt(tokenizer, p)) for p in _cycled(neutral_prompts(), chat_items)]
     # the prompts as token ids: another tokenizer, template or list of prompts makes another text
-    recipe = json.dumps([fingerprint(targets), str(model.dtype), openings, prompts, seed, WINDOW, ANSWER_TOKENS, 2])
+    recipe = json.dumps([fingerprint(targets), str(model.dtype), openings, prompts, seed, WINDOW, ANSWER_TOKENS, 3])
     path = cache_directory() / "generic" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.json"
     if path.is_file():
         try:
@@ -268,6 +274,25 @@ def generate(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, **op
     return tokens.cpu()
 
 
+class _Draw(LogitsProcessor):
+    """Draws each row's next token from softmax(scores) by the inverse of its distribution function, and leaves only it.
+
+    One uniform number a row from a generator of its own, on the CPU. `torch.multinomial` takes one a token of the
+    vocabulary, which on a CPU costs a fifth of a decoding step.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores, (B, vocabulary), with -inf everywhere but at the drawn tokens."""
+        below = scores.float().softmax(-1).cumsum(-1)
+        level = torch.rand(len(scores), 1, generator=self._random).to(scores.device) * below[:, -1:]
+        # right: the first token whose sum lies above the level, so one of probability 0 is never drawn
+        token = torch.searchsorted(below, level, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
@@ -277,36 +302,35 @@ def sample(
     length: int,
     seed: int,
     ends: bool,
-    batch: int = 32,
+    batch: int = 64,
     tick: Callable[[int], None] | None = None,
 ) -> list[Encoded]:
     """Continuations at temperature 1 (no truncation of the distribution), `length` tokens at most.
 
-    ends=True stops at the end of the turn and keeps its token; the global random state is put back.
+    ends=True stops at the end of the turn and keeps its token. The global random state is neither used nor changed.
     """
     closing = end_of_turn(tokenizer) if ends else ""
     stop = tokenizer(closing, add_special_tokens=False)["input_ids"] if closing else []
     stop_ids = [stop[0]] if len(stop) == 1 else []
     result: list[Encoded] = []
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for begin in range(0, len(prompts), batch):
-            part = prompts[begin : begin + batch]
-            width = max(len(p) for p in part)
-            ids = torch.zeros(len(part), width, dtype=torch.int64)
-            mask = torch.zeros_like(ids)
-            for row, prompt in enumerate(part):
-                ids[row, width - len(prompt) :] = torch.tensor(prompt)
-                mask[row, width - len(prompt) :] = 1
-            # Without a stop token the end of text is held back: what follows it would be another text.
-            held_back = {} if stop_ids else {"min_new_tokens": length}
-            out = generate(
-                model, ids, mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length,
-                eos_token_id=stop_ids or tokenizer.eos_token_id, **held_back,
-            )[:, width:].tolist()  # fmt: skip
-            for prompt, row_ids in zip(part, out, strict=True):
-                end = next((i + 1 for i, t in enumerate(row_ids) if t in stop_ids), len(row_ids))
-                result.append(Encoded(prompt, tuple(row_ids[:end])))
-            if tick:
-                tick(len(part))
+    drawn = LogitsProcessorList([_Draw(seed)])
+    for begin in range(0, len(prompts), batch):
+        part = prompts[begin : begin + batch]
+        width = max(len(p) for p in part)
+        ids = torch.zeros(len(part), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(part):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        # Without a stop token the end of text is held back: what follows it would be another text.
+        held_back = {} if stop_ids else {"min_new_tokens": length}
+        out = generate(
+            model, ids, mask, do_sample=False, logits_processor=drawn, max_new_tokens=length,
+            eos_token_id=stop_ids or tokenizer.eos_token_id, **held_back,
+        )[:, width:].tolist()  # fmt: skip
+        for prompt, row_ids in zip(part, out, strict=True):
+            end = next((i + 1 for i, t in enumerate(row_ids) if t in stop_ids), len(row_ids))
+            result.append(Encoded(prompt, tuple(row_ids[:end])))
+        if tick:
+            tick(len(part))
     return result
