@@ -133,12 +133,12 @@ def _frame(name: str, dtype: str, result: Evaluation) -> dict[str, Any]:
 def main() -> None:
     """Run the sets that are asked for."""
     parser = argparse.ArgumentParser(description="Power- and wealth-seeking on the default model.")
-    parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
+    parser.add_argument("sets", nargs="*", default="all", choices=(*SETS, "all"))
     parser.add_argument("--methods", nargs="*", help="these methods (none named: all) instead of directed")
     parser.add_argument("--masks", action="store_true", help="discover the masks of directed and end there")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
-    for name in options.sets:
+    for name in SETS if "all" in options.sets else options.sets:
         if options.masks:
             headline(name, *load_model(dtype=options.dtype))
         elif options.methods is not None:

@@ -13,25 +13,19 @@ benchmarks/results/frontier_<set>.json after every point, and an interrupted run
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from benchmarks.ai_persona import BUDGET, SETS, contrast_of, headline, prepared
-from benchmarks.common import RESULTS, machine, texts, write
-from personae import load_model
-from personae.cli.console import bar
-from personae.discovery import Session, Settings, capability, open_session, to_masks, versions
+from benchmarks.ai_persona import BUDGET
+from benchmarks.headline import opened, run_sets, taken_up, write_framed
+from personae.discovery import Session, Settings, capability, to_masks
 from personae.discovery.session import Family
 from personae.evaluation.bootstrap import interval
 from personae.evaluation.scoring import encode_items, score_encoded
-from personae.models import find_targets, fingerprint
-from personae.personas import Contrast, split
+from personae.personas import Contrast
 from personae.runtime import wearing
 from personae.subnetwork import Artefact
 
@@ -68,24 +62,14 @@ def families(
 
 def run(name: str, dtype: str, only: Sequence[str]) -> None:
     """Every point of one set that its file does not hold yet."""
-    model, tokenizer = load_model(dtype=dtype)
-    contrast = prepared(contrast_of(name))
-    parts = split(contrast)
-    generic, final = texts(tokenizer)
+    found = opened(name, dtype)
+    model, session, contrast, final = found.model, found.session, found.contrast, found.final
     text = replace(final.generic, plain=final.generic.plain[::4], chat=final.generic.chat[::4])
-    artefact = headline(name, model, tokenizer)
-    session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
-    items = encode_items(model, tokenizer, parts.test)
-    frame = {
-        "set": name, "dtype": dtype, "budget": BUDGET, "fingerprint": fingerprint(find_targets(model)),
-        "calibration_sha256": parts.calibration.sha256, "test_sha256": parts.test.sha256, "text_sha256": text.sha256,
-        "versions": versions(),
-    }  # fmt: skip
-    path = RESULTS / f"frontier_{name}.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    points: list[dict[str, Any]] = kept.get("points", []) if all(kept.get(k) == v for k, v in frame.items()) else []
+    items = encode_items(model, found.tokenizer, found.parts.test)
+    frame = {**found.frame, "text_sha256": text.sha256}
+    points: list[dict[str, Any]] = taken_up(f"frontier_{name}", frame, "points") or []
     base = capability(model, text)
-    for condition, pole, size, family in families(session, contrast, artefact, only):
+    for condition, pole, size, family in families(session, contrast, found.artefact, only):
         for multiple in MULTIPLES[condition]:
             key = {"condition": condition, "pole": contrast.poles[pole], "multiple": multiple}
             dropped = min(round(multiple * size), family.most)
@@ -104,21 +88,14 @@ def run(name: str, dtype: str, only: Sequence[str]) -> None:
                     "chat_error": chat_error,
                 }
             )  # fmt: skip
-            command = " ".join(["python -m benchmarks.frontier", *sys.argv[1:]])
-            write(path.stem, {**frame, "points": points, "machine": machine(), "command": command})
+            write_framed("frontier", name, frame, points=points)
             print({k: v for k, v in points[-1].items() if k != "outcomes"}, flush=True)
     session.forget()
 
 
 def main() -> None:
     """Run the sets that are asked for."""
-    parser = argparse.ArgumentParser(description="Accuracy over capability loss on power- and wealth-seeking.")
-    parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
-    parser.add_argument("--only", nargs="+", default=tuple(MULTIPLES), choices=tuple(MULTIPLES))
-    parser.add_argument("--dtype", default="float32")
-    options = parser.parse_args()
-    for name in options.sets:
-        run(name, options.dtype, options.only)
+    run_sets(run, "Accuracy over capability loss on power- and wealth-seeking.", tuple(MULTIPLES))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ paired over items, Holm over the file.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +19,12 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from benchmarks.ai_persona import BUDGET, SETS, contrast_of, headline, prepared
-from benchmarks.common import RESULTS, machine, texts, write
-from personae import load, load_model
+from benchmarks.ai_persona import BUDGET, SETS
+from benchmarks.common import RESULTS
+from benchmarks.headline import opened, run_sets, taken_up, write_framed
+from personae import load
 from personae.cli.console import bar
-from personae.discovery import Settings, open_session, versions
+from personae.discovery import Settings
 from personae.evaluation.bench import Bench
 from personae.evaluation.bootstrap import difference, holm
 from personae.evaluation.conditions import Condition, Row, make_row
@@ -35,8 +33,6 @@ from personae.evaluation.poles import discovered, from_artefact
 from personae.evaluation.rivals import RIVALS, rival_conditions
 from personae.evaluation.scoring import encode_items, wins
 from personae.evaluation.shared import Shared
-from personae.models import find_targets, fingerprint
-from personae.personas import split
 
 RESAMPLES = 2000
 RANDOM_SEEDS = 20
@@ -48,24 +44,15 @@ _ROW = TypeAdapter(Row)
 
 def run(name: str, dtype: str, only: Sequence[str]) -> None:
     """Every condition of one set that its file does not hold yet."""
-    model, tokenizer = load_model(dtype=dtype)
-    contrast = prepared(contrast_of(name))
-    parts = split(contrast)
-    artefact = headline(name, model, tokenizer)
-    generic, final = texts(tokenizer)
-    targets = find_targets(model)
-    frame = {
-        "set": name, "dtype": dtype, "budget": BUDGET, "fingerprint": fingerprint(targets), "versions": versions(),
-        "calibration_sha256": parts.calibration.sha256, "test_sha256": parts.test.sha256, "text_sha256": final.sha256,
-        "dropped": {n: sum(m.dropped for m in p.masks.values()) for n, p in artefact.personas.items()},
-    }  # fmt: skip
-    path = RESULTS / f"rivals_{name}.json"
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    made: dict[str, list[Any]] = kept.get("made", {}) if all(kept.get(k) == v for k, v in frame.items()) else {}
-    session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
-    bench = Bench(model, targets, encode_items(model, tokenizer, parts.test), final, bar)
-    shared = Shared(model, tokenizer, contrast, artefact, 0, bar, session)
-    poles = from_artefact(artefact, contrast)
+    found = opened(name, dtype)
+    session, test = found.session, found.parts.test
+    dropped = {n: sum(m.dropped for m in p.masks.values()) for n, p in found.artefact.personas.items()}
+    frame = {**found.frame, "text_sha256": found.final.sha256, "dropped": dropped}
+    made: dict[str, list[Any]] = taken_up(f"rivals_{name}", frame, "made") or {}
+    items = encode_items(found.model, found.tokenizer, test)
+    bench = Bench(found.model, session.targets, items, found.final, bar)
+    shared = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, session)
+    poles = from_artefact(found.artefact, found.contrast)
     persona: list[Condition] = []
 
     def worn() -> Condition:
@@ -73,7 +60,7 @@ def run(name: str, dtype: str, only: Sequence[str]) -> None:
         return persona[0]
 
     def rival(which: str) -> Callable[[], list[Condition]]:
-        return lambda: rival_conditions(bench, shared, tokenizer, parts.test, (which,), poles=poles, measured=None)
+        return lambda: rival_conditions(bench, shared, found.tokenizer, test, (which,), poles=poles, measured=None)
 
     def controls(*which: str, match: tuple[str, ...] = ("sparsity",)) -> Callable[[], list[Condition]]:
         return lambda: control_conditions(bench, shared, poles, worn(), controls=which, match=match)
@@ -94,12 +81,11 @@ def run(name: str, dtype: str, only: Sequence[str]) -> None:
         if which == "other" and not _other(name).is_file():
             print(f"{which}: no {_other(name).name} yet; run python -m benchmarks.ai_persona first.", flush=True)
             continue
-        found = [make_row(c, bench.base, resamples=RESAMPLES, seed=0) for c in compute[which]()]
-        made[which] = [_entry(row) for row in found]
-        command = " ".join(["python -m benchmarks.rivals", *sys.argv[1:]])
+        rows = [make_row(c, bench.base, resamples=RESAMPLES, seed=0) for c in compute[which]()]
+        made[which] = [_entry(row) for row in rows]
         tied = [bool(t) for t in bench.base.tied]
-        result = {**frame, "made": made, "minus": minus(made, tied), "tied": tied, "machine": machine()}
-        print(which, write(path.stem, {**result, "command": command}), flush=True)
+        path = write_framed("rivals", name, frame, made=made, minus=minus(made, tied), tied=tied)
+        print(which, path, flush=True)
     session.forget()
 
 
@@ -145,13 +131,7 @@ def _values(row: dict[str, Any], figure: str, tied: Sequence[bool]) -> Any:
 
 def main() -> None:
     """Run the sets that are asked for."""
-    parser = argparse.ArgumentParser(description="Rivals and controls of the headline masks.")
-    parser.add_argument("sets", nargs="*", default=SETS, choices=SETS)
-    parser.add_argument("--only", nargs="+", default=CONDITIONS, choices=CONDITIONS)
-    parser.add_argument("--dtype", default="float32")
-    options = parser.parse_args()
-    for name in options.sets:
-        run(name, options.dtype, options.only)
+    run_sets(run, "Rivals and controls of the headline masks.", CONDITIONS)
 
 
 if __name__ == "__main__":

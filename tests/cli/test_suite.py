@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli_helpers import Cli, files_of
+from personae.evaluation.suites import SuiteContext, SuiteResult
+from personae.models import find_targets, fingerprint
 
 MPI = "label_raw,text,label_ocean,key\nAnxiety,Worry about things,N,1\nFriendliness,Make friends easily,E,1\n"
 MPI += "Imagination,Have a vivid imagination,O,1\nTrust,Trust others,A,1\nOrder,Leave a mess in my room,C,-1\n"
@@ -64,6 +67,8 @@ def test_suites_on_a_contrast(cli: Cli, llama: Path, here: Path, name: str) -> N
         (("--suite", "mbti", "--data", ".", "--persona", "a.persona"), "--persona belongs to"),
         (("--suite", "mbti", "--data", ".", "--limit", "0"), "--limit is 0"),
         (("power-seeking", "--data", "."), "--data goes with --suite"),
+        (("--suite", "mbti", "--data", ".", "--calibration", "a.jsonl"), "--calibration belongs to a contrast"),
+        (("--suite", "mbti", "--data", ".", "--second-model", "m"), "or with --suite ai-persona, not mbti"),
         ((), "name a contrast"),
     ],
 )
@@ -75,6 +80,23 @@ def test_refused_before_a_model_is_loaded(
     assert ended.code == 2
     assert says in " ".join(ended.err.split())
     assert not files_of(here)
+
+
+def test_a_second_model_stands_beside_the_ai_persona_sets(
+    cli: Cli, llama: Path, other_llama: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite itself is tested with a stronger model in its own room; here: that the option reaches it."""
+
+    def run(context: SuiteContext, *, stronger: Any) -> SuiteResult:
+        assert stronger[0].config._name_or_path == str(other_llama)
+        assert fingerprint(find_targets(stronger[0])) != context.fingerprint
+        return SuiteResult("ai-persona", context.record(), {}, {}, {"reached": 1}, ())
+
+    monkeypatch.setattr("personae.evaluation.suites.ai_persona.run", run)
+    words = ("eval", "--suite", "ai-persona", "--data", here, "--model", llama, "--second-model", other_llama)
+    ended = cli(*words, "--output", here / "a.json", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["figures"] == {"reached": 1}
 
 
 def test_a_missing_file_is_named_with_its_source(cli: Cli, llama: Path, here: Path) -> None:

@@ -14,6 +14,7 @@ from personae.errors import OptionError
 _ON_A_CONTRAST = ("faithfulness", "isolated-grid", "activation", "generation")
 SUITES = ("ai-persona", "mbti", "roleplay", "big-five", "capability", *_ON_A_CONTRAST, "planted")
 _WITH_PERSONAS = {"big-five", "capability", "generation"}
+_WITH_A_SECOND_MODEL = "ai-persona"
 _WITHOUT_DATA = {*_ON_A_CONTRAST, "planted"}
 
 
@@ -26,6 +27,7 @@ def run_suite(
     limit: int | None,
     output: Path | None,
     model: str | None,
+    second_model: str | None,
     dtype: str,
     device: str,
     seed: int,
@@ -37,6 +39,8 @@ def run_suite(
     from personae.subnetwork import load as load_artefact
 
     _check(name, contrast, data, personas, limit)
+    if second_model is not None and name != _WITH_A_SECOND_MODEL:
+        raise OptionError(f"--second-model goes with a contrast or with --suite {_WITH_A_SECOND_MODEL}, not {name}.")
     path = (output or Path(f"{name}.json")).expanduser()
     page = path.with_suffix(".md")
     for each in (path, page):
@@ -44,10 +48,11 @@ def run_suite(
     with short_warnings():
         artefacts = [load_artefact(p) for p in personas]
         lm, tokenizer = load(model, dtype, device)
+        stronger = None if second_model is None else load(second_model, dtype, device)
         context = SuiteContext(
             lm, tokenizer, data or Path(), parts=cache_directory() / "suites", seed=seed, limit=limit, progress=bar
         )
-        result = _run(name, context, contrast, artefacts)
+        result = _run(name, context, contrast, artefacts, stronger)
         write_text(path, json_text(suite_to_dict(result)))
         write_text(page, suite_to_markdown(result))
     if as_json:
@@ -78,11 +83,11 @@ def _check(name: str, contrast: str | None, data: Path | None, personas: Sequenc
         raise OptionError(f"--limit is {limit}: at least 1 is needed.")
 
 
-def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]) -> Any:
+def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any], stronger: Any) -> Any:
     if name == "ai-persona":
         from personae.evaluation.suites.ai_persona import run as ai_persona
 
-        return ai_persona(context)
+        return ai_persona(context, stronger=stronger)
     if name == "mbti":
         from personae.evaluation.suites.mbti import run as mbti
 

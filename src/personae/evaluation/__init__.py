@@ -16,6 +16,7 @@ from personae.evaluation.controls import CONTROLS, MATCHES
 from personae.evaluation.evaluate import evaluate
 from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, TextRecord
 from personae.evaluation.scoring import Baselines, ItemScores, baselines, score_items
+from personae.evaluation.second_model import SecondModel, beside, read_second_model
 from personae.evaluation.table import from_dict, to_dict, to_markdown, to_rich
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "ModelRecord",
     "Reading",
     "Row",
+    "SecondModel",
     "TextRecord",
     "baselines",
+    "beside",
     "capability_text",
     "difference",
     "evaluate",
@@ -44,6 +47,7 @@ __all__ = [
     "interval",
     "margin_over_best_control",
     "paired_bootstrap",
+    "read_second_model",
     "score_items",
     "to_dict",
     "to_markdown",

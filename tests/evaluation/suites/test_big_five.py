@@ -113,6 +113,37 @@ def test_a_planted_trait_is_found_and_only_it(
     assert {t: figures[f"loud.{t}_change"].value for t in "OCAN"} == pytest.approx(dict.fromkeys("OCAN", 0), abs=1e-9)
 
 
+def test_changes_are_adjusted_by_holm_over_traits_and_personas(
+    context: SuiteContext, contrast: Contrast, artefact_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted answerer whose traits move by more or less; Holm written out over each table."""
+
+    def answer(model: Any, tokenizer: Any, statements: Any, options: Any, progress: Any, title: str) -> Answers:
+        chance = np.random.default_rng(len(title))
+        log_p = chance.normal(size=(len(statements), 2, len(options)))
+        moved = {"MPI, loud": "about E", "MPI, quiet": "about N"}.get(title)
+        for row, statement in enumerate(statements):
+            if moved and moved in statement:
+                log_p[row, :, 0 if "read" in statement else 4] += 6.0
+        return Answers(tuple(options), log_p)
+
+    monkeypatch.setattr(big_five, "answer_items", answer)
+    result = run(context, [artefact_of(context.model, contrast)])
+    figures: Any = result.figures
+    for key, table in zip(("change", "centred_change"), result.tables[1:3], strict=True):
+        names = [f"{name}.{t}_{key}" for name in ("loud", "quiet") for t in "OCEAN"]
+        worst, expected = 0.0, {}
+        for place, name in enumerate(sorted(names, key=lambda n: figures[n].p)):
+            worst = expected[name] = max(worst, min(1.0, figures[name].p * (10 - place)))
+        assert {name: figures[f"{name}.p_holm"] for name in names} == pytest.approx(expected)
+        assert any(expected[n] > figures[n].p for n in names)
+        assert table.columns[-1] == "p (Holm)"
+        for name, *_, told in table.rows:
+            assert told == ", ".join(f"{t} {expected[f'{name}.{t}_{key}']:.3f}" for t in "OCEAN")
+        assert any("Holm over the 10 changes" in note for note in table.notes)
+    assert "base.E_change.p_holm" not in figures
+
+
 def test_flips_and_absent_options_are_warned_of(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(model: Any, tokenizer: Any, statements: Any, options: Any, progress: Any, title: str) -> Answers:
         log_p = np.full((len(statements), 2, 5), -20.0)

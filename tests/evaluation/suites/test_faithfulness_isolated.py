@@ -56,6 +56,35 @@ def test_sufficiency_of_wanda_equals_masks_made_by_hand() -> None:
         )
 
 
+def test_claims_over_sparsities_are_adjusted_by_holm() -> None:
+    """Every resample, the best other method in it, p and Holm written out."""
+    readings = planted_readings()
+    sparsities = (0.2, 0.4, 0.6)
+    figures, [table] = isolated(readings, sparsities)
+    items = len(readings.test.paired)
+    drawn = np.random.default_rng(0).multinomial(items, [1 / items] * items, size=2000)
+    p = []
+    for rho in sparsities:
+        won = {m: readings._read[f"isolated/{m}/{rho:g}"].wins for m in METHODS}
+        own, *others = ([float(row @ w) for row in drawn] for w in won.values())
+        gaps = [mine - max(rest) for mine, *rest in zip(own, *others, strict=True)]
+        least = min(sum(g <= 0 for g in gaps), sum(g >= 0 for g in gaps))
+        p.append(min(1.0, 2 * (1 + least) / 2001))
+    assert len(set(p)) > 1
+    found = [figures[f"isolated{100 * rho:g}.acc_minus_best"] for rho in sparsities]
+    assert [claim.p for claim in found] == pytest.approx(p)  # type: ignore[union-attr]
+    expected, worst = {}, 0.0
+    for place, (chance, rho) in enumerate(sorted(zip(p, sparsities, strict=True))):
+        worst = expected[rho] = max(worst, min(1.0, chance * (3 - place)))
+    adjusted = [figures[f"isolated{100 * rho:g}.acc_minus_best.p_holm"] for rho in sparsities]
+    assert adjusted == pytest.approx([expected[rho] for rho in sparsities])
+    assert table.columns[-2:] == ("acc minus best", "p (Holm)")
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    claimed = {row[:2]: row[-2:] for row in table.rows if row[-2:] != (None, None)}
+    assert claimed == {("directed", rho): (claim, q) for rho, claim, q in zip(sparsities, found, adjusted, strict=True)}
+    assert any("Holm over the 3 sparsities" in note for note in table.notes)
+
+
 def test_dev_chooses_the_weight_of_the_isolated_form() -> None:
     truth, readings = planted(), planted_readings()
     scores = {}

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from discovery_data import bits, same_bits, small_generic
+from generation_data import LETTERS, slow_log_p
 from personae.discovery import Session, encode_contrast
 from personae.discovery.generic import neutral_prompts
 from personae.errors import (
@@ -26,7 +27,7 @@ from personae.evaluation.bootstrap import Difference, Estimate
 from personae.evaluation.poles import from_artefact
 from personae.evaluation.shared import Shared
 from personae.evaluation.suites import SuiteContext, generation, generation_judges, suite_to_dict, suite_to_markdown
-from personae.evaluation.suites.embedding import Judge, judge_installed
+from personae.evaluation.suites.embedding import judge_installed
 from personae.evaluation.suites.generation import ways, write
 from personae.evaluation.suites.generation_judges import leanings, references
 from personae.models import encode_prompt
@@ -36,24 +37,6 @@ from personae.runtime import PersonaModel, wearing
 SIDES = ("positive", "negative")
 CONDITIONS = ["base", *(f"{kind}_{side}" for kind in ("prompt", "mask", "random", "both") for side in SIDES)]
 SMALL: dict[str, Any] = {"questions": 5, "neutral": 3, "draws": 1, "judge": False}
-
-
-class _Letters:
-    """A judge for tests: hidden states are one-hot letters, so the vector is the letters' frequencies."""
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) % 64 for c in text]}
-
-
-class _OneHot:
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        class Output:
-            last_hidden_state = torch.eye(64)[input_ids]
-
-        return Output()
-
-
-LETTERS = Judge("letters", _OneHot(), _Letters())
 
 
 @pytest.fixture
@@ -88,13 +71,6 @@ def slow_answer(context: SuiteContext, question: str, system: str | None, tokens
             break
         new.append(token)
     return new
-
-
-def slow_log_p(context: SuiteContext, question: str, system: str, answer: Sequence[int]) -> float:
-    ids = encode_prompt(context.tokenizer, question, system)
-    with torch.no_grad():
-        rows = context.model(input_ids=torch.tensor([[*ids, *answer]])).logits[0].double().log_softmax(-1)
-    return float(np.mean([rows[len(ids) + k - 1, token] for k, token in enumerate(answer)]))
 
 
 # --- the whole suite ---------------------------------------------------------------------------------------------

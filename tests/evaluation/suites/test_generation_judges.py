@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from generation_data import LETTERS, slow_log_p
 from personae.errors import ModelError
 from personae.evaluation.suites import SuiteContext, generation_judges
-from personae.evaluation.suites.embedding import Judge
 from personae.evaluation.suites.generation_judges import leanings, nearness, references
-from personae.models import encode_prompt, find_targets
+from personae.models import find_targets
 from personae.personas import Contrast, split
-
-
-class _Letters:
-    """A judge for tests: hidden states are one-hot letters, so the vector is the letters' frequencies."""
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) % 64 for c in text]}
-
-
-class _OneHot:
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        class Output:
-            last_hidden_state = torch.eye(64)[input_ids]
-
-        return Output()
-
-
-LETTERS = Judge("letters", _OneHot(), _Letters())
 
 
 @pytest.fixture
 def context(model_and_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteContext:
     monkeypatch.setattr(generation_judges, "ANSWER_TOKENS", 8)
     return SuiteContext(*model_and_tokenizer, data=tmp_path)
-
-
-def slow_log_p(context: SuiteContext, question: str, system: str, answer: Sequence[int]) -> float:
-    ids = encode_prompt(context.tokenizer, question, system)
-    with torch.no_grad():
-        rows = context.model(input_ids=torch.tensor([[*ids, *answer]])).logits[0].double().log_softmax(-1)
-    return float(np.mean([rows[len(ids) + k - 1, token] for k, token in enumerate(answer)]))
 
 
 def test_ratio_is_the_slow_ratio(context: SuiteContext) -> None:

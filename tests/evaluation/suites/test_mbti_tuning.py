@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from discovery_data import bits, same_bits
-from personae.discovery import GenericText, capability, open_session
+from personae.discovery import GenericText, Session, capability, open_session
 from personae.errors import DataError, ModelError, OptionError
 from personae.evaluation.bootstrap import Difference, Estimate
 from personae.evaluation.suites import SuiteContext, mbti_tuning, suite_to_dict, suite_to_markdown
@@ -274,6 +274,25 @@ def test_a_budget_passes_over_points_and_reads_no_more_than_it_must(
     assert [row[-1] for row in grid.rows].count("yes") == 2
     kept, _ = tuning_tables({"EI": tuned}, every, replace(GRID, max_capability_loss=0.02), Draws(20, 0))
     assert not kept.warnings
+
+
+def test_method_and_control_get_one_round_each_within_a_budget_too(
+    context: SuiteContext, generic: GenericText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    family = Session.family
+
+    def noted(self: Session, *options: Any) -> Any:
+        asked.append(options)
+        return family(self, *options)
+
+    monkeypatch.setattr(Session, "family", noted)
+    monkeypatch.setattr(Session, "refined", lambda *_: pytest.fail("a second round"))
+    tuned, _ = tune(context, generic, Tuning(("all", "last"), (0.01,), 4, max_capability_loss=0.02))
+    own, control = asked[-8:-4], asked[-4:]  # two ranges, two poles each
+    assert own == control
+    assert {settings.rounds for settings, _, _ in own} == {None}
+    assert {p.labels for p in tuned.grid if p.bound is not None} == {"true", "shuffled"}
 
 
 def test_the_bound_is_the_larger_one_on_the_text_that_searches_read(

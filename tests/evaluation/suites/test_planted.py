@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,30 @@ def test_run_resumes(tiny_model: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     first = run(context, architectures=("llama",), seeds=(0,))
     monkeypatch.setattr(planted, "make_planted", lambda seed, architecture: pytest.fail("trained again"))
     assert run(context, architectures=("llama",), seeds=(0,)).figures == first.figures
+
+
+def test_a_limit_trains_fewer_models_which_the_whole_run_takes_up(
+    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def make(seed: int, architecture: str) -> tuple[str, int]:
+        trained.append((architecture, seed))
+        return architecture, seed
+
+    monkeypatch.setattr(planted, "make_planted", make)
+    monkeypatch.setattr(planted, "measured", fake({(a, s): 0.9 for a in ("llama", "gpt2") for s in range(3)}))
+    context = SuiteContext(*tiny_model("llama"), tmp_path, parts=tmp_path, limit=1)
+    look = run(context, architectures=("llama", "gpt2"))
+    assert trained == [("llama", 0), ("gpt2", 0)]
+    assert (look.settings["limit"], look.settings["seeds"]) == (1, [0])
+    assert look.notes == ("A quick look: 1 of 3 seeds an architecture.",)
+    assert context.limit == 1
+    whole = run(replace(context, limit=None), architectures=("llama", "gpt2"))
+    assert trained[2:] == [("llama", 1), ("llama", 2), ("gpt2", 1), ("gpt2", 2)]
+    assert (whole.settings["limit"], whole.settings["seeds"], whole.notes) == (None, [0, 1, 2], ())
+    assert run(replace(context, limit=5), architectures=("llama", "gpt2")).notes == ()
+    assert len(trained) == 6
 
 
 def test_bad_options() -> None:

@@ -27,9 +27,9 @@ from personae.evaluation.conditions import Row, make_row
 from personae.evaluation.evaluate import evaluate
 from personae.evaluation.poles import from_artefact
 from personae.evaluation.results import Evaluation
-from personae.evaluation.retrieval import with_examples
 from personae.evaluation.rivals import RIVALS, extra_tokens, rival_conditions
-from personae.evaluation.scoring import Items, encode_items, score_encoded, score_items, wins
+from personae.evaluation.scoring import encode_items, score_encoded, score_items, wins
+from personae.evaluation.second_model import NAMES, asked
 from personae.evaluation.shared import Shared
 from personae.evaluation.suites.ai_persona_sets import Prepared, prepare
 from personae.evaluation.suites.ai_persona_table import Figures, Line, line_of, truth_table
@@ -174,16 +174,8 @@ def read_stronger(bench: SetBench, stronger: Loaded) -> list[Line]:
     test = bench.prepared.test
     plain = encode_items(model, tokenizer, test)
 
-    def asked(name: str) -> tuple[Items, Items]:
-        if name == "retrieval":
-            return with_examples(model, tokenizer, test, bench.prepared.calibration)
-        if name == "base":
-            return (plain, plain)
-        prompts = (test.positive_prompt, test.negative_prompt)
-        return encode_items(model, tokenizer, test, prompts[0]), encode_items(model, tokenizer, test, prompts[1])
-
     def read(name: str) -> dict[str, Any]:
-        sides = asked(name)
+        sides = asked(name, model, tokenizer, test, bench.prepared.calibration)
         first = score_encoded(model, sides[0]).difference().tolist()
         second = first if sides[1] is sides[0] else score_encoded(model, sides[1]).difference().tolist()
         return {"first": first, "second": second, "extra": extra_tokens(plain, sides)}
@@ -192,7 +184,7 @@ def read_stronger(bench: SetBench, stronger: Loaded) -> list[Line]:
     lines = []
     writing = replace(bench.context, tokenizer=tokenizer).writing
     who = {"fingerprint": fingerprint(find_targets(model)), "dtype": str(model.dtype), "writing": writing}
-    for name in ("base", "system prompt", "retrieval"):
+    for name in NAMES:
         content = bench.part(f"{name} of {type(model).__name__}", partial(read, name), **who)
         first, second = (wins(np.array(content[side])) for side in ("first", "second"))
         cost = f"{content['extra']:.0f} prompt tokens a request" if content["extra"] else "none"

@@ -45,9 +45,9 @@ def run(
     sampled from the model.
 
     Figures: 'isolatedNN.F|acc|margin|gain|own' (NN the sparsity in percent; 'isolatedNN.METHOD.…' of other methods;
-    '….complement.F|acc'), 'isolatedNN.acc_minus_best', 'necessity', 'necessity.mean',
-    'minimality.decile_K_minus_random', 'restore.gain', 'restore.KIND', 'alone.KIND'. Errors: `DataError` for an
-    unpaired contrast, `OptionError` for a share that is none or a number of items below 1.
+    '….complement.F|acc'), 'isolatedNN.acc_minus_best' with its '….p_holm' (over the sparsities), 'necessity',
+    'necessity.mean', 'minimality.decile_K_minus_random', 'restore.gain', 'restore.KIND', 'alone.KIND'. Errors:
+    `DataError` for an unpaired contrast, `OptionError` for a share that is none or a number of items below 1.
     """
     _check(contrast, sparsities, (pairs, test_items, block_items), drop_share)
     most = context.limit or max(pairs, test_items, DEV_ITEMS)

@@ -4,6 +4,8 @@
 
 full is the model without a mask, none the model with every target weight dropped. F = 1: the subnetwork prefers the
 persona's answers as much as the whole model does; above 1: more. The complement keeps just what the mask drops.
+
+Each sparsity claims once, acc of `directed` minus that of the best other method; p by Holm over the sparsities.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from personae.discovery import Family, Settings, to_masks
 from personae.discovery.discover import ISOLATED_WEIGHTS
 from personae.discovery.selection import count
-from personae.evaluation.bootstrap import Difference, difference, interval, margin_over_best_control
+from personae.evaluation.bootstrap import Difference, difference, holm, interval, margin_over_best_control
 from personae.evaluation.suites.faithfulness_readings import POSITIVE, Floats, Masks, Reading, Readings, share_of
 from personae.evaluation.suites.report import Cell, Table
 from personae.subnetwork import Mask
@@ -43,33 +45,38 @@ def isolated(readings: Readings, sparsities: Sequence[float]) -> tuple[dict[str,
     curves = {method: _curve(readings, method, sparsities) for method in METHODS}
     whole = base.margin - none.margin
     seed = readings.context.seed
+    claims = {rho: _over_best(curves, rho, seed) for rho in sparsities}
+    adjusted = dict(zip(claims, holm([claim.p for claim in claims.values()]), strict=True))
     figures: dict[str, Cell] = {
         "base.margin": interval(base.margin, seed=seed), "base.acc": interval(base.wins, seed=seed),
         "none.margin": interval(none.margin, seed=seed), "none.acc": interval(none.wins, seed=seed),
     }  # fmt: skip
-    rows: list[tuple[Cell, ...]] = [("base", 0.0, *_cells(base, base, none, seed), None, None)]
-    rows.append(("none", 1.0, *_cells(none, base, none, seed), None, None))
+    blank = (None,) * 4  # no complement and no claim
+    rows: list[tuple[Cell, ...]] = [("base", 0.0, *_cells(base, base, none, seed), *blank)]
+    rows.append(("none", 1.0, *_cells(none, base, none, seed), *blank))
     for method, curve in curves.items():
         for rho in sparsities:
             cells = _cells(curve.kept[rho], base, none, seed)
             rest = curve.complement.get(rho)
             others = (None, None) if rest is None else _cells(rest, base, none, seed)[:2]
-            rows.append((method, rho, *cells, *others))
+            claimed = (claims[rho], adjusted[rho]) if method == "directed" else (None, None)
+            rows.append((method, rho, *cells, *others, *claimed))
             name = f"isolated{100 * rho:g}" + ("" if method == "directed" else f".{method}")
             figures |= {f"{name}.{key}": cell for key, cell in zip(CELLS, cells, strict=True)}
             if rest is not None:
                 figures |= {f"{name}.complement.F": others[0], f"{name}.complement.acc": others[1]}
-    for rho in sparsities:
-        figures[f"isolated{100 * rho:g}.acc_minus_best"] = _over_best(curves, rho, seed)
+    for rho, claim in claims.items():
+        name = f"isolated{100 * rho:g}.acc_minus_best"
+        figures |= {name: claim, f"{name}.p_holm": adjusted[rho]}
     notes = (
         "F: (margin − margin of none) / (margin of base − margin of none); base: no mask; none: every target weight "
         "dropped. F = 1 is as faithful as the whole model, above 1 leans further to the persona.",
         "gain: change over base of the margin; own: change over base of log p a token of the persona's own answers.",
         "complement: only the weights that the mask drops are left, so at sparsity ρ it keeps the share ρ.",
-        "random: one draw a sparsity. acc_minus_best (figures): directed minus the best other method, chosen again in "
-        "every resample.",
+        "random: one draw a sparsity. acc minus best: directed minus the best other method at this sparsity, chosen "
+        f"again in every resample; p by Holm over the {len(claims)} sparsities.",
     )
-    columns = ("method", "sparsity", *CELLS, "complement F", "complement acc")
+    columns = ("method", "sparsity", *CELLS, "complement F", "complement acc", "acc minus best", "p (Holm)")
     return figures, [Table("Sufficiency of isolated subnetworks", columns, tuple(rows), notes, _doubts(whole, seed))]
 
 

@@ -52,7 +52,8 @@ class Finding:
         """As `directed` takes them. Errors: `OptionError` for a share out of range, missing, or beside a budget."""
         if self.max_capability_loss is None and None in (self.cheap_share, self.drop_share):
             raise OptionError("masks need --cheap-share and --drop-share, or --max-capability-loss.")
-        return Settings(method="directed", seed=seed, **asdict(self)).checked()
+        rounds = None if self.max_capability_loss is None else 1  # as many as the masks of exchanged labels get
+        return Settings(method="directed", seed=seed, rounds=rounds, **asdict(self)).checked()
 
 
 @dataclass(frozen=True, eq=False)

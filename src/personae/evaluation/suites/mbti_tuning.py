@@ -3,8 +3,9 @@
 Every point of the grid, a range of blocks × a share of the weights, takes the best candidates of its blocks in the
 order of the gains that are there already, so a point costs forwards on dev and no backward pass. s(a) is read under
 both poles' masks; the point with the largest dev AUC is taken (equal ones: the smaller share, then the more blocks).
-The masks of exchanged labels choose from the same grid by the same rule on the same answers; random ones get the
-persona's size and range. Dev answers neither calibrate nor test.
+The masks of exchanged labels choose from the same grid by the same rule on the same answers, and like the persona's
+they get one round, within a budget too; random ones get the persona's size and range. Dev answers neither calibrate
+nor test.
 
 Cost of a dimension, as tokens of a forward pass: c·(8·points·couples + 4·test), c about 82 with the suite's defaults;
 the second term, the test answers under untuned masks, is read already where the suite ran untuned before. By

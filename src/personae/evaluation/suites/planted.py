@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from personae.discovery import Session, Settings, forward_gains, margin, mean_log_probabilities, to_masks, versions
@@ -31,13 +32,22 @@ def run(
 ) -> SuiteResult:
     """Train each architecture with each seed, and ask every score of `SCORES` for the plant.
 
-    context: only for its progress and its finished parts; its model is not measured. None keeps nothing. Figures:
-    'planted.directed_auc' (H, mean over all models), 'planted.directed_auc.lowest', the highest of `UNDIRECTED` on any
-    model ('planted.undirected_auc.highest'), and the means as 'planted.ARCHITECTURE.SCORE'. Errors: `OptionError`
-    without an architecture or a seed, or for an unknown architecture.
+    context: only for its progress, its finished parts and its limit (at most so many of the seeds); its model is not
+    measured. None keeps nothing.
+
+    Figures: 'planted.directed_auc' (H, mean over all models), 'planted.directed_auc.lowest', the highest of
+    `UNDIRECTED` on any model ('planted.undirected_auc.highest'), and the means as 'planted.ARCHITECTURE.SCORE'. Errors:
+    `OptionError` without an architecture or a seed, or for an unknown architecture.
     """
     if not architectures or not seeds:
         raise OptionError("planted truth needs at least one architecture and one seed.")
+    limit = None if context is None else context.limit
+    notes = []
+    if limit is not None and limit < len(seeds):
+        notes.append(f"A quick look: {limit} of {len(seeds)} seeds an architecture.")
+    seeds = seeds[:limit]
+    if context is not None:
+        context = replace(context, limit=None)  # a model is the same whatever the limit, and so is its part
     found: dict[str, list[dict[str, Any]]] = {a: [] for a in architectures}
     for architecture in architectures:
         for seed in seeds:
@@ -46,9 +56,10 @@ def run(
         suite="planted",
         model=_record(found),
         data={},
-        settings={"architectures": list(architectures), "seeds": list(seeds), "share": 0.01},
+        settings={"architectures": list(architectures), "seeds": list(seeds), "share": 0.01, "limit": limit},
         figures=_figures(found),
         tables=(_recovery_table(found, len(seeds)), _persona_table(found, seeds)),
+        notes=tuple(notes),
         seed=seeds[0],
         versions=versions(),
     )

@@ -1,0 +1,80 @@
+"""What the benchmarks beside the headline's masks share: the masks with items and texts, and result files taken up.
+
+A file's `frame` is all that its conditions rest on; an earlier run's conditions are kept where it is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.ai_persona import BUDGET, SETS, contrast_of, headline, prepared
+from benchmarks.common import RESULTS, machine, texts, write
+from personae import load_model
+from personae.cli.console import bar
+from personae.discovery import Session, open_session, versions
+from personae.evaluation import CapabilityText
+from personae.models import fingerprint
+from personae.personas import Contrast, Split, split
+from personae.subnetwork import Artefact
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One set with the headline's masks. frame: what every condition on it rests on, beside its text."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    contrast: Contrast
+    parts: Split[Contrast]
+    final: CapabilityText
+    artefact: Artefact
+    session: Session
+    frame: Mapping[str, Any]
+
+
+def opened(name: str, dtype: str) -> Opened:
+    """Load the model, and find the masks first where they are absent."""
+    model, tokenizer = load_model(dtype=dtype)
+    contrast = prepared(contrast_of(name))
+    parts = split(contrast)
+    artefact = headline(name, model, tokenizer)
+    generic, final = texts(tokenizer)
+    session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
+    frame = {
+        "set": name, "dtype": dtype, "budget": BUDGET, "fingerprint": fingerprint(session.targets),
+        "versions": versions(), "calibration_sha256": parts.calibration.sha256, "test_sha256": parts.test.sha256,
+    }  # fmt: skip
+    return Opened(model, tokenizer, contrast, parts, final, artefact, session, frame)
+
+
+def taken_up(stem: str, frame: Mapping[str, Any], key: str) -> Any:
+    """What an earlier run kept under `key` of a result file on the same frame; None where there is nothing."""
+    path = RESULTS / f"{stem}.json"
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return kept.get(key) if all(kept.get(k) == v for k, v in frame.items()) else None
+
+
+def write_framed(benchmark: str, name: str, frame: Mapping[str, Any], **found: Any) -> Path:
+    """Replace results/<benchmark>_<set>.json by what was found, its frame, the machine and the command."""
+    command = " ".join([f"python -m benchmarks.{benchmark}", *sys.argv[1:]])
+    return write(f"{benchmark}_{name}", {**frame, **found, "machine": machine(), "command": command})
+
+
+def run_sets(run: Callable[[str, str, Sequence[str]], None], description: str, conditions: Sequence[str]) -> None:
+    """The command line: [SETS… | all] [--only CONDITIONS…] [--dtype DTYPE]; one set after the other."""
+    parser = argparse.ArgumentParser(description=description)
+    # 'all' and not SETS: argparse looks for the default among the choices, where it would not find a tuple of them.
+    parser.add_argument("sets", nargs="*", default="all", choices=(*SETS, "all"))
+    parser.add_argument("--only", nargs="+", default=tuple(conditions), choices=tuple(conditions))
+    parser.add_argument("--dtype", default="float32")
+    options = parser.parse_args()
+    for name in SETS if "all" in options.sets else options.sets:
+        run(name, options.dtype, options.only)

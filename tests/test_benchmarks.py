@@ -1,0 +1,93 @@
+"""What the benchmarks beside the headline share: command line, frame of a result file, taking a file up again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from discovery_data import small_contrast, small_generic
+from personae.discovery import versions
+from personae.models import find_targets, fingerprint
+from personae.personas import split
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """`benchmarks.headline`, which writes into an empty folder."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import common, headline
+
+    for module in (common, headline):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return headline
+
+
+def test_the_frame_is_that_of_the_committed_files(
+    shared: ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., Any]
+) -> None:
+    """A key more or less and no condition of an earlier run would be taken up again."""
+    model, tokenizer = tiny_model("llama")
+    contrast = small_contrast(20)
+    monkeypatch.setattr(shared, "load_model", lambda dtype: (model, tokenizer))
+    monkeypatch.setattr(shared, "contrast_of", lambda name: contrast)
+    monkeypatch.setattr(shared, "prepared", lambda found: found)
+    monkeypatch.setattr(shared, "headline", lambda name, *_: f"masks of {name}")
+    monkeypatch.setattr(shared, "texts", lambda _: (small_generic(), "final"))
+    found = shared.opened("power", "float32")
+    parts = split(contrast)
+    assert found.frame == {
+        "set": "power", "dtype": "float32", "budget": 0.05, "fingerprint": fingerprint(find_targets(model)),
+        "versions": versions(), "calibration_sha256": parts.calibration.sha256, "test_sha256": parts.test.sha256,
+    }  # fmt: skip
+    assert (found.artefact, found.final) == ("masks of power", "final")
+    committed = json.loads((ROOT / "benchmarks" / "results" / "frontier_power.json").read_text(encoding="utf-8"))
+    written = shared.write_framed("frontier", "power", {**found.frame, "text_sha256": "0"}, points=[])
+    assert json.loads(written.read_text(encoding="utf-8")).keys() == committed.keys()
+
+
+def test_a_file_is_taken_up_on_the_same_frame_only(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["rivals.py", "power", "--only", "other"])
+    frame = {"set": "power", "versions": {"torch": "2"}, "text_sha256": "0"}
+    assert shared.taken_up("rivals_power", frame, "made") is None
+    path = shared.write_framed("rivals", "power", frame, made={"directed": [1]}, tied=[True])
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert (path.name, kept["command"]) == ("rivals_power.json", "python -m benchmarks.rivals power --only other")
+    assert kept.keys() == {*frame, "made", "tied", "machine", "command"}
+    assert shared.taken_up("rivals_power", frame, "made") == {"directed": [1]}
+    assert shared.taken_up("rivals_power", frame, "points") is None
+    for changed in ({"versions": {"torch": "3"}}, {"text_sha256": "1"}, {"dropped": {"loud": 1}}):
+        assert shared.taken_up("rivals_power", {**frame, **changed}, "made") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        ((), [("power", "float32", ("a", "b c")), ("wealth", "float32", ("a", "b c"))]),
+        (("all", "--only", "a"), [("power", "float32", ("a",)), ("wealth", "float32", ("a",))]),
+        (("wealth", "--only", "b c", "--dtype", "bfloat16"), [("wealth", "bfloat16", ("b c",))]),
+    ],
+)
+def test_the_command_line(
+    shared: ModuleType, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], runs: list[Any]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    seen: list[Any] = []
+    shared.run_sets(lambda name, dtype, only: seen.append((name, dtype, tuple(only))), "…", ("a", "b c"))
+    assert seen == runs
+
+
+@pytest.mark.parametrize("words", [("greed",), ("power", "--only", "luck")])
+def test_unknown_sets_and_conditions_are_refused(
+    shared: ModuleType, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    with pytest.raises(SystemExit):
+        shared.run_sets(lambda *_: pytest.fail("ran"), "…", ("a",))
