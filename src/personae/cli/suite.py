@@ -89,9 +89,11 @@ def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]
 
         return ai_persona(context, stronger=stronger)
     if name == "mbti":
+        from personae.discovery import DEFAULT_BUDGET
         from personae.evaluation.suites.mbti import run as mbti
 
-        return mbti(context)
+        # A share fixed beforehand can cost far more than the product's budget; docs/experiments.md has a case.
+        return mbti(context, cheap_share=None, drop_share=None, max_capability_loss=DEFAULT_BUDGET)
     if name == "roleplay":
         from personae.evaluation.suites.roleplay import run as roleplay
 
