@@ -19,6 +19,8 @@ PARTS = {
     "ai_persona_wealth_methods": ["benchmarks.ai_persona", "wealth", "--methods"],
     "objectives": ["benchmarks.objectives"],
     "planted": ["benchmarks.planted"],
+    "file_size": ["benchmarks.file_size"],
+    "fuzz_reader": ["benchmarks.fuzz_reader"],
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
@@ -57,6 +59,12 @@ def summary() -> dict[str, float]:
         flat["scoring.shared_prompt_speedup"] = speed["shared_prompt_speedup"]
         flat["memory.statistics_over_model"] = speed["memory.statistics_over_model"]
         flat["memory.attribution_over_model"] = speed["memory.attribution_over_model"]
+    size = _read("file_size")
+    if size:
+        flat |= {key: size[key] for key in ("file.over_entropy", "file.sixteen_over_one")}
+    fuzz = _read("fuzz_reader")
+    if fuzz:
+        flat["file.fuzz_inputs"], flat["file.fuzz_crashes"] = fuzz["inputs"], fuzz["crashes"]
     for key, result, figure in FIGURES:
         kept = _read(result)
         if kept and kept["figures"].get(figure) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -81,6 +82,12 @@ def test_round_trip_where_gaps_fill_more_than_one_chunk(count: int) -> None:
     encoding, payload = encode(mask)
     assert encoding == "rice+zstd"
     assert decode(encoding, payload, mask.shape) == mask
+
+
+def test_a_gap_that_spans_chunks_of_the_unary_stream() -> None:
+    zeros = bytes(2**18 + 1)  # k = 0, so one gap of 8 weights a byte: a whole chunk without an end of a gap
+    payload = rice(0, 0, 2, b"\x01" + zeros + b"\x80")
+    assert decode("rice+zstd", payload, (2**11, 2**11)).positions().tolist() == [0, 8 + 8 * (2**18 + 1) + 7]
 
 
 def test_the_example_of_the_format_page() -> None:
@@ -175,3 +182,38 @@ def test_damaged_payloads(encoding: str, payload: bytes, message: str) -> None:
     with pytest.raises(ArtefactError) as caught:
         decode(encoding, payload, (3, 5))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (-1, -3), (2**20, 2**20 + 1)])
+def test_shapes_of_no_target(shape: tuple[int, int]) -> None:
+    with pytest.raises(ArtefactError, match="not that of a target"):
+        decode("rice+zstd", rice(0, 0, 0, b""), shape)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "dropped"),
+    [
+        ("bits+zstd", bytes(2**21), 0),
+        ("bits+zstd", b"\xff" * 2**21, 2**24),
+        ("rice+zstd", struct.pack("<BBQ", 0, 0, 2**24) + b"\xff" * 2**21, 2**24),
+        ("rice+zstd", struct.pack("<BBQ", 0, 1, 2**24) + b"\xff" * 2**21, 0),
+        (
+            "rice+zstd",
+            struct.pack("<BBQ", 0, 0, 2**19 - 8) + b"\xff" * (2**16 - 1),
+            2**19 - 8,
+        ),  # as many as a list holds
+        ("rice+zstd", struct.pack("<BBQ", 0, 1, 0), 2**24),
+    ],
+)
+def test_memory_is_bounded_by_the_shape_and_not_by_the_content(encoding: str, content: bytes, dropped: int) -> None:
+    """A few hundred bytes may hold a gap for every weight; an array of numbers for each would take 128 MB and more."""
+    payload = packed(content)
+    assert len(payload) < 1000
+    tracemalloc.start()
+    try:
+        mask = decode(encoding, payload, (2**12, 2**12))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert mask.dropped == dropped
+    assert peak < 8 * 2**21 + 60e6

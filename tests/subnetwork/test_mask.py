@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from personae.errors import MaskMismatchError, OptionError
 from personae.subnetwork import Mask, difference_count, difference_rate
+from personae.subnetwork.mask import differing
 
 Bools = NDArray[np.bool_]
 
@@ -79,6 +80,8 @@ def test_complement_difference_and_equality(arrays: list[Bools]) -> None:
     assert difference_count(a, b) == int((arrays[0] != arrays[1]).sum())
     assert difference_rate(a, b) == (arrays[0] != arrays[1]).mean()
     assert (a == b) == bool((arrays[0] == arrays[1]).all())
+    assert np.array_equal(differing(a, b).dropped_bool(), arrays[0] != arrays[1])
+    assert differing(differing(a, b), b) == a
 
 
 @given(dropped_arrays(count=3))
@@ -108,6 +111,9 @@ def test_a_mask_beyond_2_to_the_31_weights_uses_wide_positions() -> None:
     both = mask & Mask.from_positions(np.array([7]), shape)
     assert both.positions().tolist() == [5, 7, 2**32 - 1]
     assert difference_count(mask, both) == 1
+    assert differing(mask, both).positions().tolist() == [7]
+    assert (mask | both) == mask
+    assert mask.row_counts()[[0, 2**16 - 1]].tolist() == [1, 1]
 
 
 def test_a_mask_cannot_be_changed_from_outside() -> None:
@@ -134,7 +140,9 @@ def test_unequal_things() -> None:
     assert repr(mask) == "Mask(shape=(2, 3), dropped=0, sparsity=0.0000%)"
 
 
-@pytest.mark.parametrize("combine", [operator.and_, operator.or_, operator.xor, operator.sub, difference_rate])
+@pytest.mark.parametrize(
+    "combine", [operator.and_, operator.or_, operator.xor, operator.sub, difference_rate, differing]
+)
 def test_other_shapes_do_not_combine(combine: Callable[[Mask, Mask], object]) -> None:
     with pytest.raises(MaskMismatchError, match=r"\(2, 3\) and \(3, 2\)"):
         combine(Mask.full((2, 3)), Mask.full((3, 2)))

@@ -36,7 +36,7 @@ from personae.subnetwork import (
     load,
     remove_persona,
     save,
-    storage,
+    sharing,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -169,7 +169,7 @@ def test_adding_never_encodes_what_is_there(third: Subnetwork, path: Path, monke
         encoded.append(mask)
         return encode(mask)
 
-    monkeypatch.setattr(storage, "encode", recording)
+    monkeypatch.setattr(sharing, "encode", recording)
     add_persona(path, third)
     assert encoded == list(third.masks.values())
 
@@ -270,8 +270,8 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_another_format_version(path: Path) -> None:
-    rewrite(path, lambda description: None, format_version="2")
-    with pytest.raises(ArtefactError, match=r"version '2'.*update personae"):
+    rewrite(path, lambda description: None, format_version="3")
+    with pytest.raises(ArtefactError, match=r"version '3'.*reads '1' and '2'.*update personae"):
         load(path)
 
 
@@ -316,6 +316,7 @@ def first_payload(description: dict[str, object]) -> dict[str, object]:
         (lambda d: first_payload(d).update(length=9999), "not the length"),
         (lambda d: first_payload(d).update(blake2b="00"), "does not match its hash"),
         (lambda d: first_payload(d).update(dropped=0), "not its number of weights"),
+        (lambda d: first_payload(d).update(dropped=232), "drops more than its 231 weights"),
         (lambda d: first_payload(d).update(encoding="magic"), "layers.0.down: unknown mask encoding 'magic'"),
     ],
 )

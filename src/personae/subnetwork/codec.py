@@ -22,14 +22,16 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 import zstandard
 
 from personae.errors import ArtefactError
-from personae.subnetwork.mask import Bits, Mask, Positions
+from personae.subnetwork.bits import Bits, Positions, count_bits, inverted, set_bits, unpacked
+from personae.subnetwork.mask import Mask, is_sparse
 
-__all__ = ["ENCODINGS", "compressed", "decode", "decompressed", "encode"]
+__all__ = ["ENCODINGS", "LARGEST_TARGET", "compressed", "decode", "decompressed", "encode"]
 
 BITS = "bits+zstd"
 RICE = "rice+zstd"
@@ -38,6 +40,7 @@ ENCODINGS = (BITS, RICE)
 _LEVEL = 9
 _RICE_HEADER = struct.Struct("<BBQ")
 _CHUNK = 1 << 20  # gaps handled at once; a multiple of 8, so that chunks of low bits end on whole bytes
+LARGEST_TARGET = 2**40  # weights of one target, several times the largest model there is
 
 
 def encode(mask: Mask) -> tuple[str, bytes]:
@@ -57,12 +60,14 @@ def encode(mask: Mask) -> tuple[str, bytes]:
 def decode(encoding: str, payload: bytes, shape: tuple[int, int]) -> Mask:
     """The mask of a payload of a target of shape (out, in).
 
-    Memory is bounded by out · in whatever the payload claims.
+    Memory is at most eight bit maps of out · in bits and some tens of MB, whatever the payload claims.
 
     Raises:
         ArtefactError: unknown encoding, or a payload that is damaged or does not fit the shape.
     """
     size = shape[0] * shape[1]
+    if min(shape) < 1 or size > LARGEST_TARGET:
+        raise _damaged(f"the shape {shape} is not that of a target (both at least 1, at most 2⁴⁰ weights)")
     if encoding == BITS:
         content = decompressed(payload, (size + 7) // 8)
         packed = np.frombuffer(content, dtype=np.uint8)
@@ -130,44 +135,59 @@ def _rice_decoded(content: bytes, shape: tuple[int, int]) -> Mask:
         raise _damaged(f"its Rice header (k={k}, listed={listed}, count={count}) does not fit the shape {shape}")
     low = np.frombuffer(content, dtype=np.uint8, count=low_bytes, offset=_RICE_HEADER.size)
     unary = np.frombuffer(content, dtype=np.uint8, offset=unary_start)
-    ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
-    if ends.size != count or unary.size != (int(ends[-1]) // 8 + 1 if count else 0):
-        raise _damaged(f"it lists {ends.size} gaps in {unary.size} bytes where its header says {count}")
+    gaps = count_bits(unary)
+    if gaps != count or (unary.size > 0 and not unary[-1]):
+        raise _damaged(f"it lists {gaps} gaps in {unary.size} bytes where its header says {count}")
     if low_bytes and (count * k) % 8 and int(low[-1]) >> ((count * k) % 8):
         raise _damaged("bits behind its last gap are set")
-    quotients = np.diff(ends, prepend=-1) - 1
-    if count and int(quotients.max()) > size >> k:
-        raise _damaged("a gap is longer than the whole target")
-    steps = (quotients.astype(np.int64) << k) + _from_low_bits(low, count, k) + 1
-    # Every step is positive and below 2·size + 1, so a sum that wrapped around would have to pass through
-    # the values above size first: the range check also proves the order.
-    positions = np.cumsum(steps)
-    positions -= 1
-    if count and (int(positions.max()) >= size or int(positions.min()) < 0):
-        raise _damaged(f"it lists a weight outside the shape {shape}")
-    mask = Mask.from_positions(positions, shape)
-    return ~mask if listed else mask
+    chunks = _listed_positions(low, unary, k, shape)
+    if not listed and is_sparse(count, size):
+        return Mask.from_positions(np.concatenate([np.empty(0, dtype=np.int64), *chunks]), shape)
+    packed = np.zeros((size + 7) // 8, dtype=np.uint8)
+    for positions in chunks:
+        set_bits(packed, positions)
+    return Mask.from_packed(inverted(packed, size) if listed else packed, shape)
 
 
-def _from_low_bits(low: Bits, count: int, k: int) -> Positions:
-    values = np.zeros(count, dtype=np.int64)
+def _listed_positions(low: Bits, unary: Bits, k: int, shape: tuple[int, int]) -> Iterator[Positions]:
+    """The listed positions in rising order, at most `_CHUNK` at once: a list may be 64 times as long as its payload."""
+    size = shape[0] * shape[1]
+    done, position, end = 0, -1, -1  # gaps read, the last listed position, the last one in the unary stream
+    for start in range(0, unary.size, _CHUNK // 8):
+        octets = unary[start : start + _CHUNK // 8]
+        ends = np.flatnonzero(unpacked(octets)) + 8 * start
+        if not ends.size:
+            continue
+        quotients = np.diff(ends, prepend=end) - 1
+        if int(quotients.max()) > size >> k:
+            raise _damaged("a gap is longer than the whole target")
+        steps = (quotients.astype(np.int64) << k) + _from_low_bits(low, done, ends.size, k) + 1
+        positions: Positions = position + np.cumsum(steps)  # no overflow: 2²⁰ steps, each at most 2·size + 1 < 2⁴²
+        done, position, end = done + ends.size, int(positions[-1]), int(ends[-1])
+        if position >= size:
+            raise _damaged(f"it lists a weight outside the shape {shape}")
+        yield positions
+
+
+def _from_low_bits(low: Bits, first: int, gaps: int, k: int) -> Positions:
+    """The low bits of gaps `first` to `first + gaps - 1`, (gaps,)."""
+    values = np.zeros(gaps, dtype=np.int64)
     if k == 0:
         return values
-    for start in range(0, count, _CHUNK):
-        gaps = min(_CHUNK, count - start)
-        chunk = low[start * k // 8 : ((start + gaps) * k + 7) // 8]
-        bits = np.unpackbits(chunk, count=gaps * k, bitorder="little").reshape(gaps, k)
-        for bit in range(k):
-            values[start : start + gaps] |= bits[:, bit].astype(np.int64) << bit
+    begin, end = first * k, (first + gaps) * k  # bits
+    flat = np.unpackbits(low[begin // 8 : (end + 7) // 8], bitorder="little")
+    bits = flat[begin % 8 :][: gaps * k].reshape(gaps, k)
+    for bit in range(k):
+        values |= bits[:, bit].astype(np.int64) << bit
     return values
 
 
 # ------------------------------------------------------------------------ zstd
 
 
-def compressed(content: bytes) -> bytes:
+def compressed(content: bytes, *, level: int = _LEVEL) -> bytes:
     """One zstd frame with its content size and a checksum."""
-    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True)
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
     return compressor.compress(content)
 
 

@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personae.errors import MaskMismatchError, OptionError
+from personae.subnetwork.bits import Bits, Positions, count_bits, inverted, row_counts, set_bits, set_positions
 
-__all__ = ["Bits", "Bools", "Mask", "Positions", "difference_count", "difference_rate"]
+__all__ = ["Bits", "Bools", "Mask", "Positions", "difference_count", "difference_rate", "differing", "is_sparse"]
 
 Bools = NDArray[np.bool_]
-Bits = NDArray[np.uint8]
-Positions = NDArray[np.int64]
-
 _INT32_LIMIT = 2**31
 
 
@@ -129,14 +127,16 @@ class Mask:
     def positions(self) -> Positions:
         """Sorted flat row-major positions of the dropped weights, a new int64 array (dropped,)."""
         if self._data.dtype == np.uint8:
-            return np.flatnonzero(self._flat_bools()).astype(np.int64, copy=False)
+            return set_positions(self._data.astype(np.uint8, copy=False))
         return self._data.astype(np.int64)
 
     def packed(self) -> Bits:
         """One bit a weight, set = dropped: uint8 (⌈out·in/8⌉,), little bit order, unused bits 0."""
         if self._data.dtype == np.uint8:
             return self._data.astype(np.uint8)
-        return np.packbits(self._flat_bools(), bitorder="little")
+        packed = np.zeros((self.size + 7) // 8, dtype=np.uint8)
+        set_bits(packed, self.positions())
+        return packed
 
     def dropped_bool(self) -> Bools:
         """Boolean array (out, in), True where the weight is dropped."""
@@ -149,9 +149,9 @@ class Mask:
     def row_counts(self) -> Positions:
         """Number of dropped weights of every output row, int64 (out,)."""
         if self._data.dtype == np.uint8:
-            counts: Positions = np.sum(self.dropped_bool(), axis=1, dtype=np.int64)
-            return counts
-        return np.bincount(self.positions() // self.shape[1], minlength=self.shape[0]).astype(np.int64)
+            return row_counts(self._data.astype(np.uint8, copy=False), self.shape)
+        starts = np.arange(self.shape[0] + 1, dtype=np.int64) * self.shape[1]
+        return np.diff(np.searchsorted(self.positions(), starts)).astype(np.int64)
 
     def _flat_bools(self) -> Bools:
         if self._data.dtype == np.uint8:
@@ -167,20 +167,21 @@ class Mask:
         """Kept in both, so dropped in either."""
         _same_shape(self, other)
         if _both_sparse(self, other):
-            return _of_positions(np.union1d(self.positions(), other.positions()), self.shape)
+            merged = _merged(self, other)
+            return _of_positions(merged[np.append(True, merged[1:] != merged[:-1])[: merged.size]], self.shape)
         return _of_bits(self.packed() | other.packed(), self.shape)
 
     def __or__(self, other: Mask) -> Mask:
         """Kept in either, so dropped in both."""
         _same_shape(self, other)
         if _both_sparse(self, other):
-            return _of_positions(_common(self, other), self.shape)
+            merged = _merged(self, other)
+            return _of_positions(merged[1:][merged[1:] == merged[:-1]], self.shape)
         return _of_bits(self.packed() & other.packed(), self.shape)
 
     def __xor__(self, other: Mask) -> Mask:
         """Kept in exactly one."""
-        _same_shape(self, other)
-        return _of_bits(_inverted(self.packed() ^ other.packed(), self.size), self.shape)
+        return ~differing(self, other)
 
     def __sub__(self, other: Mask) -> Mask:
         """Kept in the first and not in the second."""
@@ -188,7 +189,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         """Kept where this mask drops."""
-        return _of_bits(_inverted(self.packed(), self.size), self.shape)
+        return _of_bits(inverted(self.packed(), self.size), self.shape)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
@@ -213,8 +214,9 @@ def difference_count(a: Mask, b: Mask) -> int:
     """
     _same_shape(a, b)
     if _both_sparse(a, b):
-        return a.dropped + b.dropped - 2 * int(_common(a, b).size)
-    return _count_bits(a.packed() ^ b.packed())
+        merged = _merged(a, b)
+        return merged.size - 2 * int(np.count_nonzero(merged[1:] == merged[:-1]))
+    return count_bits(a.packed() ^ b.packed())
 
 
 def difference_rate(a: Mask, b: Mask) -> float:
@@ -222,13 +224,32 @@ def difference_rate(a: Mask, b: Mask) -> float:
     return difference_count(a, b) / a.size
 
 
+def differing(a: Mask, b: Mask) -> Mask:
+    """The mask that drops the weights on which two masks differ; `differing(differing(a, b), b)` is a again.
+
+    Raises:
+        MaskMismatchError: the shapes differ.
+    """
+    _same_shape(a, b)
+    if not _both_sparse(a, b):
+        return _of_bits(a.packed() ^ b.packed(), a.shape)
+    merged = _merged(a, b)
+    twice = merged[1:] == merged[:-1]
+    return _of_positions(merged[~(np.append(twice, False) | np.append(False, twice))[: merged.size]], a.shape)
+
+
+def is_sparse(dropped: int, size: int) -> bool:
+    """Whether a list of the dropped positions takes fewer bytes than one bit a weight; then a mask holds the list."""
+    return dropped * (4 if size < _INT32_LIMIT else 8) < (size + 7) // 8
+
+
 # --------------------------------------------------------------------- helpers
 
 
-def _of_positions(positions: Positions, shape: tuple[int, int]) -> Mask:
+def _of_positions(positions: NDArray[np.int32] | Positions, shape: tuple[int, int]) -> Mask:
     """Mask of sorted, distinct positions in range, in the form that its count calls for."""
     size = shape[0] * shape[1]
-    if not _is_sparse(positions.size, size):
+    if not is_sparse(positions.size, size):
         flat = np.zeros(size, dtype=np.bool_)
         flat[positions] = True
         return _sealed(np.packbits(flat, bitorder="little"), positions.size, shape)
@@ -239,10 +260,9 @@ def _of_positions(positions: Positions, shape: tuple[int, int]) -> Mask:
 def _of_bits(packed: Bits, shape: tuple[int, int]) -> Mask:
     """Mask of packed bits with clean padding, in the form that its count calls for."""
     size = shape[0] * shape[1]
-    dropped = _count_bits(packed)
-    if _is_sparse(dropped, size):
-        flat = np.unpackbits(packed, count=size, bitorder="little")
-        return _of_positions(np.flatnonzero(flat).astype(np.int64, copy=False), shape)
+    dropped = count_bits(packed)
+    if is_sparse(dropped, size):
+        return _of_positions(set_positions(packed), shape)
     return _sealed(packed, dropped, shape)
 
 
@@ -251,28 +271,15 @@ def _sealed(data: NDArray[np.int32] | Positions | Bits, dropped: int, shape: tup
     return Mask(shape, int(dropped), data)
 
 
-def _is_sparse(dropped: int, size: int) -> bool:
-    """Whether a list of positions takes fewer bytes than one bit a weight."""
-    return dropped * (4 if size < _INT32_LIMIT else 8) < (size + 7) // 8
-
-
 def _both_sparse(a: Mask, b: Mask) -> bool:
-    return _is_sparse(a.dropped, a.size) and _is_sparse(b.dropped, b.size)
+    return is_sparse(a.dropped, a.size) and is_sparse(b.dropped, b.size)
 
 
-def _common(a: Mask, b: Mask) -> Positions:
-    return np.intersect1d(a.positions(), b.positions(), assume_unique=True)
-
-
-def _count_bits(packed: Bits) -> int:
-    return int(np.bitwise_count(packed).sum(dtype=np.int64))
-
-
-def _inverted(packed: Bits, size: int) -> Bits:
-    inverted = ~packed
-    if size % 8:
-        inverted[-1] &= (1 << (size % 8)) - 1  # the unused bits of the last byte stay 0
-    return inverted
+def _merged(a: Mask, b: Mask) -> NDArray[np.int32] | Positions:
+    """The positions of two masks held as lists, sorted; those of both stand twice, side by side."""
+    merged = np.concatenate([a._data, b._data])
+    merged.sort(kind="stable")  # which merges two sorted runs in linear time
+    return merged
 
 
 def _same_shape(a: Mask, b: Mask) -> None:
