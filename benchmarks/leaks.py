@@ -52,7 +52,10 @@ SEED = 11
 TOLERANCE = 1e-3
 NAMES = tuple("abcdefgh")
 SHARES = {"tiny": (0.05, 0.4), "default": (0.005, 0.4)}  # of weights dropped: six sparse personas, two dense ones
-WORDS = "Would you rather stay at home or go out tonight , and why do you think that is what most people like ?".split()
+WORDS = (
+    "Would", "you", "rather", "stay", "at", "home", "or", "go", "out", "tonight", "and", "why", "do", "most", "people",
+    "think", "that", "is", "what", "they", "like", "?",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------- requests
@@ -154,11 +157,13 @@ def _lead(scores: torch.Tensor, token: int, options: Options, twin: torch.Genera
     ordered, tokens = probabilities.sort(descending=True, stable=True)
     before = ordered.cumsum(0) - ordered
     raced = (ordered / noise[tokens]).log()
-    race = raced[before < options.top_p + TOLERANCE].topk(2)
+    race = raced[before < options.top_p + TOLERANCE].sort(descending=True)
     inside = before < options.top_p - TOLERANCE
     inside[0] = True
     best = int(race.indices[0])
-    return float(race.values[0] - race.values[1]) if int(tokens[best]) == token and bool(inside[best]) else 0.0
+    if int(tokens[best]) != token or not inside[best]:
+        return 0.0
+    return float(race.values[0] - race.values[1]) if len(race.values) > 1 else float("inf")
 
 
 # ---------------------------------------------------------------- together
@@ -227,7 +232,8 @@ def compare(actor: PersonaModel, requests: Sequence[Request], seed: int, **limit
         heard = ask_all(engine, requests, seed)
         stats = engine.stats()
     together = time.perf_counter() - started
-    found: dict[str, Any] = {"requests": len(requests), "leaks": 0, "unclear": 0, "unclear_differ": 0, "base_differs": 0}
+    found: dict[str, Any] = {"requests": len(requests)}
+    found |= dict.fromkeys(("leaks", "unclear", "unclear_differ", "base_differs"), 0)
     memory: dict[Request, Solo] = {}
 
     def alone(request: Request) -> Solo:
@@ -303,7 +309,8 @@ def main() -> None:
             print(name, json.dumps(result[name], indent=1), flush=True)
     parts = [result[name] for name in ("tiny", "default") if name in result]
     result |= {
-        "serve.leaks": sum(part["leaks"] for part in parts), "serve.leaks_requests": sum(part["requests"] for part in parts),
+        "serve.leaks": sum(part["leaks"] for part in parts),
+        "serve.leaks_requests": sum(part["requests"] for part in parts),
         "seed": SEED, "tolerance": TOLERANCE, "machine": machine(),
     }  # fmt: skip
     write("leaks", result)

@@ -19,6 +19,7 @@ PARTS = {
     "ai_persona_wealth_methods": ["benchmarks.ai_persona", "wealth", "--methods"],
     "objectives": ["benchmarks.objectives"],
     "planted": ["benchmarks.planted"],
+    "serving": ["benchmarks.serving"],
     "file_size": ["benchmarks.file_size"],
     "fuzz_reader": ["benchmarks.fuzz_reader"],
     "rivals_power": ["benchmarks.rivals", "power"],
@@ -62,6 +63,11 @@ def summary() -> dict[str, float]:
     size = _read("file_size")
     if size:
         flat |= {key: size[key] for key in ("file.over_entropy", "file.sixteen_over_one")}
+    serving = _read("serving")
+    if serving:
+        for key in ("serve.eight_over_one", "serve.ours_over_transformers", "serve.failed"):
+            if serving[key] is not None:
+                flat[key] = serving[key]
     fuzz = _read("fuzz_reader")
     if fuzz:
         flat["file.fuzz_inputs"], flat["file.fuzz_crashes"] = fuzz["inputs"], fuzz["crashes"]

@@ -39,3 +39,7 @@ class UnknownPersonaError(PersonaeError, KeyError):
 
 class PersonaInUseError(PersonaeError, RuntimeError):
     """The operation needs the base weights, but a persona is worn or a generation is running."""
+
+
+class BusyError(PersonaeError, RuntimeError):
+    """The queue of requests is full, or the engine is shutting down: try again later."""

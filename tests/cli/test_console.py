@@ -20,7 +20,7 @@ import personae.models
 from personae.cli import app, console
 from personae.errors import ArtefactError, OptionError
 
-COMMANDS = ("demo", "doctor", "list", "discover", "eval", "chat")
+COMMANDS = ("demo", "doctor", "list", "discover", "eval", "chat", "serve")
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 nested = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from personae.errors import MaskMismatchError, ModelError, OptionError, PersonaInUseError, UnknownPersonaError
 from personae.models import find_targets
-from personae.runtime import PersonaModel, persona_model
+from personae.runtime import PersonaModel, dressing
 from personae.subnetwork import Artefact, Mask, Provenance, Subnetwork
 
 IDS = torch.tensor([[5, 9, 60, 200, 31]])
@@ -29,12 +29,14 @@ def logits(model) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "dtype", "switches"),
     [
-        ("llama", torch.float32, 1000), ("llama", torch.bfloat16, 100), ("llama", torch.float16, 100),
+        ("llama", torch.float32, 1000), ("llama", torch.bfloat16, 1000), ("llama", torch.float16, 1000),
         ("gpt2", torch.float32, 100), ("gpt2", torch.bfloat16, 100), ("gpt2", torch.float16, 100),
         ("mixtral", torch.float32, 100), ("mixtral", torch.bfloat16, 100), ("mixtral", torch.float16, 100),
     ],
 )  # fmt: skip
-def test_random_switches_restore_bit_for_bit(tiny_model, make_artefact, snapshot, same, name, dtype, switches) -> None:
+def test_random_switches_restore_bit_for_bit(
+    tiny_model, make_artefact, make_subnetwork, snapshot, same, name, dtype, switches
+) -> None:
     """Switches, blends, strengths, blocks within blocks and errors; the same state always has the same bits."""
     model, _ = tiny_model(name, dtype=dtype)
     with torch.no_grad():  # bits that arithmetic would not keep
@@ -42,12 +44,14 @@ def test_random_switches_restore_bit_for_bit(tiny_model, make_artefact, snapshot
             target.weight[0, :3] = torch.tensor([-0.0, float("nan"), float("inf")], dtype=dtype)
     actor = PersonaModel(model)
     actor.add_personas(make_artefact(model, "a", "b", "c"))
+    actor.add_personas(make_subnetwork(find_targets(model), "dense", share=0.5))
+    names = (*"abc", "dense")
     base, chance, seen = snapshot(model), random.Random(name), {}
 
     def wish() -> dict[str, float]:
         if chance.random() < 0.5:
-            return {chance.choice("abc"): chance.choice([0.0, 0.3, 1.0, 1.7])}
-        return {n: chance.choice([0.0, 0.3, 0.5, 1.0]) for n in chance.sample("abc", chance.choice([2, 3]))}
+            return {chance.choice(names): chance.choice([0.0, 0.3, 1.0, 1.7])}
+        return {n: chance.choice([0.0, 0.3, 0.5, 1.0]) for n in chance.sample(names, chance.choice([2, 3]))}
 
     def check() -> None:
         state = tuple(sorted(actor.active.items()))
@@ -154,8 +158,8 @@ def test_a_failure_while_switching_goes_back(actor, snapshot, same, monkeypatch)
             raise MemoryError("no room")
         return real(patches, undo)
 
-    real = persona_model.put_on
-    monkeypatch.setattr(persona_model, "put_on", failing)
+    real = dressing.put_on
+    monkeypatch.setattr(dressing, "put_on", failing)
     with pytest.raises(MemoryError):
         actor.set_persona("b")
     assert actor.active == {"a": 0.5}
@@ -172,7 +176,7 @@ def test_a_failure_of_going_back_too_ends_at_the_base(actor, snapshot, same, mon
         raise MemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(persona_model, "put_on", failing)
+        patched.setattr(dressing, "put_on", failing)
         with pytest.raises(MemoryError):
             actor.set_persona("b")
     assert actor.active == {}

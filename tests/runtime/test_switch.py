@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from personae.errors import MaskMismatchError, ModelError, OptionError
 from personae.models import find_targets
 from personae.runtime import Patch, put_on, switch, take_off, wearing
+from personae.runtime.switch import Drop, undo_bytes
 from personae.subnetwork import Mask
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -81,8 +82,8 @@ def test_a_failure_halfway_takes_back_what_was_put_on(monkeypatch: pytest.Monkey
     first, second = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
     real, calls = switch._put_on, []
 
-    def failing(patch: Patch, undo: switch.Undo) -> None:
-        real(patch, undo)
+    def failing(patch: Patch, room: np.ndarray, undo: switch.Undo) -> None:
+        real(patch, room, undo)
         calls.append(patch)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -107,7 +108,7 @@ def test_patches_that_cannot_be() -> None:
     with pytest.raises(ModelError, match="device meta"):
         Patch(torch.ones(4, device="meta"), torch.tensor([1]))
     with pytest.raises(ModelError, match="not contiguous"):
-        put_on([Patch(torch.ones(2, 3).T, torch.tensor([1]))])
+        Patch(torch.ones(2, 3).T, torch.tensor([1]))
 
 
 def test_storage_positions_are_the_windows_places(tiny_model, architecture) -> None:
@@ -120,6 +121,73 @@ def test_storage_positions_are_the_windows_places(tiny_model, architecture) -> N
             target.offset + i * target.strides[0] + j * target.strides[1] for i, j in zip(rows, columns, strict=True)
         )
         assert positions.tolist() == expected
+
+
+def saved_bytes(undo: switch.Undo) -> int:
+    return sum(each.values.nbytes for each in undo.saved)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 1.0])
+def test_a_worn_mask_takes_six_bytes_a_dropped_weight_and_its_value(tiny_model, architecture, dtype, share) -> None:
+    """However dense; and it is the formula, and every bit comes back."""
+    model, _ = tiny_model(architecture, dtype=dtype)
+    for number, target in enumerate(find_targets(model)):
+        dropped = np.random.default_rng(number).random(target.shape) < share
+        dropped.flat[0] = True
+        mask, before = Mask.from_dropped(dropped), bits_of(target.parameter)
+
+        undo = put_on([Drop(target, mask)])
+
+        assert saved_bytes(undo) == undo_bytes(mask.dropped, mask.size, dtype.itemsize)
+        assert saved_bytes(undo) + mask.nbytes <= (6 + dtype.itemsize) * mask.dropped + 1
+        assert torch.equal(target.weight == 0, torch.from_numpy(dropped))
+        kept = torch.ones(target.parameter.numel(), dtype=torch.bool)
+        kept[torch.from_numpy(switch.storage_positions(target, mask))] = False
+        assert torch.equal(bits_of(target.parameter).view(-1)[kept], before.view(-1)[kept])
+        take_off(undo)
+        assert torch.equal(bits_of(target.parameter), before)
+
+
+def test_a_dense_mask_writes_exact_zeros_over_anything() -> None:
+    weights = odd_weights(torch.float32, 64, 0)
+    module = torch.nn.Linear(8, 8, bias=False)
+    module.weight.data.copy_(weights.view(8, 8))
+    block = torch.nn.ModuleList([torch.nn.ModuleDict({"fc": module})])
+    (target,) = find_targets(torch.nn.ModuleDict({"h": block}))
+    before = bits_of(module.weight)
+    undo = put_on([Drop(target, ~Mask.full((8, 8)))])
+    assert not bits_of(module.weight).any()
+    take_off(undo)
+    assert torch.equal(bits_of(module.weight), before)
+
+
+def test_an_interruption_while_a_dense_mask_goes_on_takes_it_back(tiny_model, monkeypatch) -> None:
+    model, _ = tiny_model("llama")
+    first, second = find_targets(model)[:2]
+    before = [bits_of(first.parameter), bits_of(second.parameter)]
+    real, chunks = switch.save_and_clear, []
+
+    def interrupted(rows, packed, room):
+        for saved in real(rows, packed, room):
+            yield saved
+            chunks.append(saved)
+            if len(chunks) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(switch, "save_and_clear", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        put_on([Drop(first, ~Mask.full(first.shape)), Drop(second, ~Mask.full(second.shape))])
+    assert len(chunks) == 2
+    assert [torch.equal(bits_of(t.parameter), b) for t, b in zip((first, second), before, strict=True)] == [True, True]
+
+
+def test_targets_that_cannot_be_masked(tiny_model) -> None:
+    model, _ = tiny_model("llama")
+    target = find_targets(model)[0]
+    target.parameter.data = target.parameter.data.T
+    with pytest.raises(ModelError, match="not contiguous"):
+        Drop(target, Mask.full(target.shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.errors import MaskMismatchError, ModelError, OptionError, PersonaInUseError
+from personae.errors import OptionError, PersonaInUseError
 from personae.models import Target, context_length, find_targets, fingerprint
-from personae.runtime.blend import check_strengths, merge, single_gate
+from personae.runtime.blend import check_strengths
+from personae.runtime.costs import Costs
+from personae.runtime.dressing import Dressing, check_unworn
 from personae.runtime.generation import Message, Options, TextStream, fitted, prompt_tokens, write
-from personae.runtime.guards import guard, is_guarded, unguard
-from personae.runtime.switch import Patch, Undo, check_masks, patch, put_on, storage_positions, take_off
+from personae.runtime.identity import check_identity
+from personae.runtime.look import Look, look_of
+from personae.runtime.mixer import Mixer
+from personae.runtime.switch import check_masks
 from personae.runtime.turn import Turn
-from personae.runtime.wardrobe import Source, Wardrobe, read_source
-from personae.subnetwork import ModelIdentity
+from personae.runtime.wardrobe import Memory, Source, Wardrobe, read_shapes, read_source
 
 __all__ = ["PersonaModel"]
 
@@ -39,7 +41,8 @@ class PersonaModel:
 
     model, tokenizer: of `load_model`; without a tokenizer there is no `chat`. max_personas: keep at most so
     many; adding more evicts those used least recently and not worn. targets: of `find_targets(model)`, where
-    the caller has them already. Do not train or replace the weights meanwhile; make a new one after that.
+    the caller has them already. costs: by which `mixable` decides; None: measured on this machine when first needed.
+    Do not train or replace the weights meanwhile; make a new one after that.
 
     Errors: `PersonaInUseError` when another PersonaModel wears a persona on this model; `ModelError` when it
     has no targets; `OptionError` for `max_personas` below 1.
@@ -52,16 +55,15 @@ class PersonaModel:
         *,
         max_personas: int | None = None,
         targets: Sequence[Target] | None = None,
+        costs: Costs | None = None,
     ) -> None:
-        _check_unworn(model)
         self.model, self.tokenizer = model, tokenizer
         self._wardrobe = Wardrobe(max_personas)
-        self._targets = _by_name(find_targets(model) if targets is None else targets)
+        self._dressing = Dressing(model, find_targets(model) if targets is None else targets, self._wardrobe)
+        self._mixer = Mixer(model, self._targets, self._wardrobe, costs)
         self._fingerprints: dict[frozenset[str], str] = {}  # of the base weights, by the targets it covers
-        self._worn: dict[str, float] = {}
-        self._patches: list[Patch] = []  # of what is worn, to put it on again when a switch fails
-        self._undo = Undo()
         self._to_restore: list[dict[str, float]] = []  # what open `persona()` blocks will put back
+        self._in_rows: frozenset[str] = frozenset()  # personas of the open `rows()` block
         self._turn = Turn()
 
     # ------------------------------------------------------ personas held
@@ -74,6 +76,18 @@ class PersonaModel:
     def memory(self) -> dict[str, int]:
         """Bytes that the masks of each persona hold."""
         return self._wardrobe.memory()
+
+    def memory_of(self, source: Source, names: Sequence[str] | None = None) -> dict[str, Memory]:
+        """Bytes that the personas of a source would take here if they were added; nothing is added.
+
+        Of a `.persona` file only the header is read. Errors: as `add_personas`, but the weights are not compared.
+        """
+        found = {}
+        for name, shapes in read_shapes(source, names).items():
+            check_masks(self._targets, shapes, f"persona {name!r}")
+            widths = {target: self._targets[target].parameter.element_size() for target in shapes}
+            found[name] = Memory.of(shapes, widths)
+        return found
 
     def add_personas(
         self, source: Source, *, names: Sequence[str] | None = None, allow_other_weights: bool = False
@@ -96,17 +110,30 @@ class PersonaModel:
             for subnetwork in chosen:
                 check_masks(self._targets, subnetwork.masks, f"persona {subnetwork.name!r}")
             if identity is not None:
-                self._check_identity(identity, allow_other_weights)
+                check_identity(identity, self._targets, self._fingerprint, allow_other_weights, stacklevel=2)
             self._wardrobe.add(chosen, self._needed())
+            self._mixer.forget()
         return added
 
     def remove_persona(self, name: str) -> None:
-        """Forget a persona. Errors: `UnknownPersonaError`; `PersonaInUseError` while it is worn."""
+        """Forget a persona. Errors: `UnknownPersonaError`; `PersonaInUseError` while it is worn or pinned."""
         with self._turn.held("remove_persona()"):
             self._wardrobe.check_known([name])
             if name in self._needed():
                 raise PersonaInUseError(f"persona {name!r} is worn, or an open persona() block will put it on again.")
             self._wardrobe.remove(name)
+            self._mixer.forget()
+
+    def pin(self, look: Look) -> None:
+        """Keep the personas of a look: until `unpin` they are neither evicted nor removed. Pins are counted.
+
+        It waits for nobody. Errors: `UnknownPersonaError`.
+        """
+        self._wardrobe.pin(look)
+
+    def unpin(self, look: Look) -> None:
+        """Take back one `pin`. Errors: `OptionError` for a look that is not pinned."""
+        self._wardrobe.unpin(look)
 
     # ------------------------------------------------------------ wearing
 
@@ -124,12 +151,12 @@ class PersonaModel:
         out of range; `PersonaInUseError` while an answer is generated for this thread.
         """
         with self._turn.held("set_persona()"):
-            self._wear(self._asked(persona, strength))
+            self._dressing.wear(self._asked(persona, strength))
 
     def disable_persona(self) -> None:
         """The base weights, bit for bit."""
         with self._turn.held("disable_persona()"):
-            self._wear({})
+            self._dressing.wear({})
 
     @contextlib.contextmanager
     def persona(self, persona: str | Mapping[str, float], strength: float = 1.0) -> Iterator[Self]:
@@ -141,7 +168,7 @@ class PersonaModel:
         self._turn.acquire("persona()")
         try:
             before = self._worn
-            self._wear(self._asked(persona, strength))
+            self._dressing.wear(self._asked(persona, strength))
             self._to_restore.append(before)
             try:
                 yield self
@@ -150,7 +177,66 @@ class PersonaModel:
                     self._turn.wait_for_generation()
                 finally:
                     self._to_restore.remove(before)
-                    self._wear(before)
+                    self._dressing.wear(before)
+        finally:
+            self._turn.release()
+
+    # ------------------------------------------------------ mixed batches
+
+    def look(self, persona: str | Mapping[str, float] | None, strength: float = 1.0) -> Look:
+        """What a row of a batch can wear: one persona, a blend {name: strength}, or None, the base model.
+
+        Errors: `UnknownPersonaError`; `OptionError` for a strength out of range.
+        """
+        look = look_of(persona, strength)
+        self._wardrobe.check_known(persona if isinstance(persona, Mapping) else [] if persona is None else [persona])
+        return look
+
+    def edition(self, look: Look) -> Hashable:
+        """Stands for the very masks that the names of a look mean now; another when one is removed and added again.
+
+        It waits for nobody. Errors: `UnknownPersonaError`.
+        """
+        return tuple(worn.edition for worn in self._wardrobe.worn(look))
+
+    def mixable(self, look: Look) -> bool:
+        """Whether rows of this look may share a batch with others, and cost less so than in a forward of their own.
+
+        Never where it drops weights of experts, whose inputs do not show whose row they are; and not where its products
+        would take more time than that forward, or more memory than a quarter of the weights. So a dense mask is not,
+        unless it drops whole channels. What products and calls cost is measured once, in some hundredths of a second;
+        give `costs` for a fixed answer. Errors: `UnknownPersonaError`.
+        """
+        return self._mixer.mixable(look)
+
+    @contextlib.contextmanager
+    def rows(self, looks: Sequence[Look]) -> Iterator[None]:
+        """Forwards of `model` in the block are of a batch of len(looks) rows, row i under looks[i]; without gradients.
+
+        Each row gets the logits that it would get with its persona put on alone, up to rounding. The weights stay
+        those of the base model. Other threads wait for the end of the block; `set_persona` and all that moves the
+        weights is refused in it.
+
+        Errors: `PersonaInUseError` while a persona is worn, or inside another such block; `UnknownPersonaError`;
+        `OptionError` for no looks, or one that is not `mixable`; in the block, for a forward of another batch size.
+        """
+        self._turn.acquire("rows()")
+        try:
+            if self._worn:
+                raise PersonaInUseError(
+                    "rows() needs the base weights, but a persona is worn: disable_persona() first."
+                )
+            check_unworn(self.model)
+            block = self._mixer.block(tuple(looks))
+            self._in_rows = frozenset(name for look in looks for name, _ in look)
+            try:
+                with block:
+                    try:
+                        yield
+                    finally:
+                        self._turn.wait_for_generation()
+            finally:
+                self._in_rows = frozenset()
         finally:
             self._turn.release()
 
@@ -215,19 +301,29 @@ class PersonaModel:
 
     def to(self, *arguments: Any, **options: Any) -> Self:
         """`model.to(…)` on the base weights; what is worn is taken off before and put on again after."""
-        with self._turn.held("to()"), self._as_base():
+        with self._turn.held("to()"), self._dressing.as_base():
+            check_unworn(self.model)
             self.model.to(*arguments, **options)
-            self._targets = _by_name(find_targets(self.model))
+            self._dressing.targets = {target.name: target for target in find_targets(self.model)}
+            self._mixer.moved(self._targets)
         return self
 
     def save_pretrained(self, directory: str | PathLike[str], **options: Any) -> None:
         """Save the BASE weights (and the tokenizer), whatever is worn."""
-        with self._turn.held("save_pretrained()"), self._as_base():
+        with self._turn.held("save_pretrained()"), self._dressing.as_base():
             self.model.save_pretrained(directory, **options)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(directory)
 
-    # -------------------------------------------------- inside: switching
+    # ------------------------------------------------------------- inside
+
+    @property
+    def _targets(self) -> dict[str, Target]:
+        return self._dressing.targets
+
+    @property
+    def _worn(self) -> dict[str, float]:
+        return self._dressing.worn
 
     def _asked(self, persona: str | Mapping[str, float], strength: float) -> dict[str, float]:
         """What the caller wants to wear, checked."""
@@ -240,71 +336,6 @@ class PersonaModel:
         self._wardrobe.check_known(wanted)
         return check_strengths(wanted)
 
-    def _wear(self, wanted: dict[str, float]) -> None:
-        """From what is worn, through the base bits, to `wanted`; on any error, back to what was worn."""
-        if wanted == self._worn:
-            return
-        if not self._worn:
-            _check_unworn(self.model)
-        patches = self._patches_of(wanted)
-        before = self._worn, self._patches
-        try:
-            self._swap(wanted, patches)
-        except BaseException:  # Ctrl-C and a full memory included
-            self._swap(*before)
-            raise
-        self._wardrobe.used(wanted)
-
-    def _swap(self, wanted: dict[str, float], patches: list[Patch]) -> None:
-        if wanted and not is_guarded(self.model):
-            guard(self.model)  # first: no copy may see weights that are half masked
-        try:
-            take_off(self._undo)
-            put_on(patches, self._undo)
-        except BaseException:
-            take_off(self._undo)
-            self._worn, self._patches = {}, []
-            unguard(self.model)
-            raise
-        self._worn, self._patches = wanted, patches
-        if not wanted:
-            unguard(self.model)
-
-    def _patches_of(self, wanted: Mapping[str, float]) -> list[Patch]:
-        """One patch for each target on which a persona of `wanted` drops a weight."""
-        if not wanted:
-            return []
-        self._check_current()
-        patches = []
-        for name in dict.fromkeys(target for persona in wanted for target in self._wardrobe[persona]):
-            target = self._targets[name]
-            parts = [
-                (storage_positions(target, self._wardrobe[persona][name]), strength)
-                for persona, strength in wanted.items()
-                if name in self._wardrobe[persona]
-            ]
-            positions, gate = (parts[0][0], single_gate(parts[0][1])) if len(wanted) == 1 else merge(parts)
-            if positions.size:
-                patches.append(patch(target, positions, gate))
-        return patches
-
-    def _check_current(self) -> None:
-        # Masks on parameters that the model has dropped would change nothing, and nobody would notice.
-        own = {id(parameter) for parameter in self.model.parameters()}
-        if not all(id(target.parameter) in own for target in self._targets.values()):
-            raise ModelError("the model's parameters were replaced: make a new PersonaModel for the new weights.")
-
-    @contextlib.contextmanager
-    def _as_base(self) -> Iterator[None]:
-        worn = self._worn
-        self._wear({})
-        try:
-            yield
-        finally:
-            self._wear(worn)
-
-    # --------------------------------------------------- inside: checking
-
     def _prompt(
         self, message: str | Sequence[Message], system: str | None, options: Options
     ) -> tuple[PreTrainedTokenizerBase, list[int]]:
@@ -313,46 +344,12 @@ class PersonaModel:
         tokens = prompt_tokens(self.tokenizer, message, system)
         return self.tokenizer, fitted(tokens, context_length(self.model), options.max_new_tokens)
 
-    def _check_identity(self, identity: ModelIdentity, allow_other_weights: bool) -> None:
-        for name, shape in identity.targets.items():
-            target = self._targets.get(name)
-            if target is None or target.shape != shape:
-                found = "is not a target of this model" if target is None else f"has shape {target.shape} here"
-                raise MaskMismatchError(
-                    f"these personas were made for {identity.id} ({identity.architecture}), whose {name} "
-                    f"of shape {shape} {found}: load that model, or discover them anew on this one."
-                )
-        mine = self._fingerprint(frozenset(identity.targets))
-        if mine == identity.fingerprint:
-            return
-        difference = (
-            f"these personas were made for {identity.id} with other weights of the same names and shapes "
-            f"({identity.fingerprint[:19]}…, here {mine[:19]}…)"
-        )
-        if not allow_other_weights:
-            raise MaskMismatchError(
-                f"{difference}: load that model, or accept that they may not work here with "
-                "--allow-other-weights (allow_other_weights=True)."
-            )
-        warnings.warn(f"{difference}; they may not work here: evaluate them.", stacklevel=3)
-
     def _fingerprint(self, names: frozenset[str]) -> str:
         if names not in self._fingerprints:
-            with self._as_base():
+            with self._dressing.as_base():
                 self._fingerprints[names] = fingerprint([self._targets[name] for name in names])
         return self._fingerprints[names]
 
     def _needed(self) -> set[str]:
         """Personas that are worn, or that an open `persona()` block will put on again."""
-        return set(self._worn).union(*self._to_restore)
-
-
-def _check_unworn(model: PreTrainedModel) -> None:
-    if is_guarded(model):
-        raise PersonaInUseError(
-            "another PersonaModel wears a persona on this model: use that one, or disable_persona() there."
-        )
-
-
-def _by_name(targets: Sequence[Target]) -> dict[str, Target]:
-    return {target.name: target for target in targets}
+        return set(self._worn).union(self._in_rows, *self._to_restore)

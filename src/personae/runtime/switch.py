@@ -1,7 +1,11 @@
 """Putting masks on stored weights in place, and taking them off again bit for bit.
 
 Of every weight that changes, the stored bits are kept as integers, and put back as integers: no float
-arithmetic ever touches what is restored. Weights that no mask drops are never written.
+arithmetic ever touches what is restored. Weights that no mask drops keep their bits throughout.
+
+A worn persona needs no more memory than its mask and the values that it dropped: where they lie is read from the mask
+again when they are put back. Of a target that loses nearly half of its weights or more, all bits are kept instead, and
+those of the dropped weights cleared with one AND, which is several times faster than going from weight to weight.
 """
 
 from __future__ import annotations
@@ -9,19 +13,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from personae.errors import MaskMismatchError, ModelError, OptionError
 from personae.models import Target
 from personae.runtime.blend import Positions, check_strengths, single_gate
+from personae.runtime.stored import BITS, Stored, flat_bits, read, rooms, save_and_clear, window, write
 from personae.subnetwork import Mask
 
-__all__ = ["Patch", "Undo", "check_masks", "patch", "put_on", "storage_positions", "take_off", "wearing"]
+__all__ = [
+    "Drop", "Patch", "Undo", "check_masks", "patch", "put_on", "storage_positions", "take_off", "undo_bytes", "wearing",
+]  # fmt: skip
 
 _INT32_LIMIT = 2**31
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element -> its bits
+_MORE = 6  # bytes a dropped weight that mask and undo record may take beyond its value
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,28 +59,89 @@ class Patch:
                 f"positions {int(self.positions[0])}..{int(self.positions[-1])} do not fit a parameter of "
                 f"{self.parameter.numel()} weights."
             )
-        if not self.parameter.is_floating_point() or self.parameter.is_meta:
-            raise ModelError(
-                f"a weight of dtype {self.parameter.dtype} on device {self.parameter.device} cannot be masked "
-                "in place: load the model in float32, bfloat16 or float16, and not offloaded."
-            )
+        _check_maskable(self.parameter)
+
+    @property
+    def changed(self) -> int:
+        """How many weights it writes."""
+        return self.positions.numel()
+
+    def index(self) -> Positions:
+        """Where in `parameter.view(-1)` it writes, (changed,) int64."""
+        return self.positions.cpu().numpy().astype(np.int64, copy=False)
 
 
-@dataclass(frozen=True, eq=False)
-class _Saved:
-    parameter: torch.Tensor
-    positions: torch.Tensor
-    bits: torch.Tensor
+@dataclass(eq=False, slots=True)
+class Drop:
+    """One persona on one target: G = `gate` wherever `mask` drops a weight. It holds no positions of its own.
+
+    mask: of the target's shape (`check_masks`). Errors: `ModelError` as of `Patch`.
+    """
+
+    target: Target
+    mask: Mask
+    gate: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_maskable(self.target.parameter)
+
+    @property
+    def parameter(self) -> torch.Tensor:
+        """The tensor that stores the target."""
+        return self.target.parameter
+
+    @property
+    def changed(self) -> int:
+        """How many weights it writes."""
+        return self.mask.dropped
+
+    def index(self) -> Positions:
+        """Where in `parameter.view(-1)` it writes, (changed,) int64, always in the same order."""
+        return _places(self.target, self.mask)
+
+
+def _check_maskable(parameter: torch.Tensor) -> None:
+    if not parameter.is_floating_point() or parameter.is_meta:
+        raise ModelError(
+            f"a weight of dtype {parameter.dtype} on device {parameter.device} cannot be masked "
+            "in place: load the model in float32, bfloat16 or float16, and not offloaded."
+        )
+    if not parameter.is_contiguous():
+        raise ModelError(f"a weight of shape {tuple(parameter.shape)} is not contiguous: call .contiguous() on it.")
+
+
+@dataclass(eq=False, slots=True)
+class _Values:
+    """What stood where a patch writes, (changed,)."""
+
+    patch: Patch | Drop
+    weights: Stored  # the parameter's own memory, (weights,)
+    values: Stored
+
+    def restore(self) -> None:
+        write(self.weights, self.patch.index(), self.values)
+
+
+@dataclass(eq=False, slots=True)
+class _Whole:
+    """All that stood in a target, (out, in)."""
+
+    weights: NDArray[Any]  # the target's own memory
+    values: NDArray[Any]
+    rows: int = 0  # saved so far
+
+    def restore(self) -> None:
+        self.weights[: self.rows] = self.values[: self.rows]
 
 
 @dataclass(eq=False)
 class Undo:
     """What `take_off` needs: the original bits of every weight written. Empty when all is restored."""
 
-    saved: list[_Saved] = field(default_factory=list)
+    saved: list[_Values | _Whole] = field(default_factory=list)
 
 
-def put_on(patches: Sequence[Patch], undo: Undo | None = None) -> Undo:
+def put_on(patches: Sequence[Patch | Drop], undo: Undo | None = None) -> Undo:
     """Multiply the weights of all patches by their gates, in place: w ← w·G, computed in float32 or wider.
 
     Returns what `take_off` needs. A caller that must restore even after an interruption right behind
@@ -79,52 +149,86 @@ def put_on(patches: Sequence[Patch], undo: Undo | None = None) -> Undo:
     """
     undo = Undo() if undo is None else undo
     try:
-        for each in patches:
-            _put_on(each, undo)
+        for each, room in zip(patches, rooms([_to_save(each) for each in patches]), strict=True):
+            _put_on(each, room, undo)
     except BaseException:  # Ctrl-C included
         take_off(undo)
         raise
     return undo
 
 
-@torch.no_grad()
-def _put_on(patch: Patch, undo: Undo) -> None:
-    if not patch.positions.numel():
-        return
-    flat = _flat(patch.parameter)
-    bits = flat.view(_BITS[flat.element_size()])
-    index = patch.positions.to(flat.device)
-    saved = bits.index_select(0, index)
-    undo.saved.append(_Saved(patch.parameter, index, saved))  # before the first write
-    if not isinstance(patch.gate, torch.Tensor) and patch.gate == 0:
-        bits.index_fill_(0, index.long(), 0)  # all bits zero: +0.0, whatever stood there (NaN · 0 would stay NaN)
-        return
-    wide = torch.promote_types(flat.dtype, torch.float32)
-    gate = torch.as_tensor(patch.gate, dtype=wide, device=flat.device)
-    values = (saved.view(flat.dtype).to(wide) * gate).to(flat.dtype)
-    flat.index_copy_(0, index.long(), torch.where(gate == 0, torch.zeros_like(values), values))
-
-
-@torch.no_grad()
 def take_off(undo: Undo) -> None:
     """Write the saved bits back, last patch first. Taking off twice does nothing the second time."""
     while undo.saved:
-        last = undo.saved[-1]
-        flat = _flat(last.parameter)
-        flat.view(_BITS[flat.element_size()]).index_copy_(0, last.positions.long(), last.bits)
+        undo.saved[-1].restore()
         undo.saved.pop()  # only now: an interruption in between leaves it to be written again
 
 
-def _flat(parameter: torch.Tensor) -> torch.Tensor:
-    if not parameter.is_contiguous():
-        raise ModelError(f"a weight of shape {tuple(parameter.shape)} is not contiguous: call .contiguous() on it.")
-    return parameter.detach().view(-1)
+def undo_bytes(dropped: int, size: int, bytes_a_value: int) -> int:
+    """Bytes of the undo record of one target (on the CPU) while one persona is worn that drops `dropped` of it.
+
+    The values dropped; or all of them, where they and the packed mask take at most 6 bytes a dropped weight more.
+    """
+    return bytes_a_value * (size if _keeps_all(dropped, size, bytes_a_value) else dropped)
+
+
+def _keeps_all(dropped: int, size: int, bytes_a_value: int) -> bool:
+    return (8 * bytes_a_value + 1) * size <= 8 * (_MORE + bytes_a_value) * dropped
+
+
+def _is_whole(each: Patch | Drop) -> TypeGuard[Drop]:
+    """Whether all bits of the target are kept, and not only those of the weights that change."""
+    if not isinstance(each, Drop) or each.gate != 0 or each.parameter.device.type != "cpu":
+        return False
+    return _keeps_all(each.mask.dropped, each.mask.size, each.parameter.element_size())
+
+
+def _to_save(each: Patch | Drop) -> tuple[int, int]:
+    """(number, bytes) of the integers that a patch saves on the CPU."""
+    if each.parameter.device.type != "cpu":
+        return 0, 1
+    return each.mask.size if _is_whole(each) else each.changed, each.parameter.element_size()
+
+
+def _put_on(patch: Patch | Drop, room: NDArray[Any], undo: Undo) -> None:
+    if not patch.changed:
+        return
+    if _is_whole(patch):
+        whole = _Whole(window(patch.target), room.reshape(patch.target.shape))
+        undo.saved.append(whole)
+        for rows in save_and_clear(whole.weights, patch.mask.packed(), whole.values):
+            whole.rows = rows
+        return
+    weights, index = flat_bits(patch.parameter), patch.index()
+    values = read(weights, index, room)
+    undo.saved.append(_Values(patch, weights, values))  # before the first write
+    write(weights, index, _gated(values, patch.parameter.dtype, patch.gate))
+
+
+def _gated(bits: Stored, dtype: torch.dtype, gate: torch.Tensor | float) -> Stored | int:
+    """The bits of w·G, computed in float32 or wider; +0.0 where G = 0, whatever w is (NaN · 0 would stay NaN)."""
+    if not isinstance(gate, torch.Tensor) and gate == 0:
+        return 0  # all bits zero
+    values = (bits if isinstance(bits, torch.Tensor) else torch.from_numpy(bits)).view(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    factor = torch.as_tensor(gate, dtype=wide, device=values.device)
+    product = (values.to(wide) * factor).to(dtype)
+    changed = torch.where(factor == 0, torch.zeros_like(product), product).view(BITS[dtype.itemsize])
+    return changed if isinstance(bits, torch.Tensor) else changed.numpy()
 
 
 # -------------------------------------------------------------- masks -> patches
 
 
-def check_masks(targets: Mapping[str, Target], masks: Mapping[str, Mask], owner: str = "the subnetwork") -> None:
+class Shaped(Protocol):
+    """A mask, or what a file says of one."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+
+def check_masks(targets: Mapping[str, Target], masks: Mapping[str, Shaped], owner: str = "the subnetwork") -> None:
     """Raise `MaskMismatchError` unless every mask is of a target of the model and of its shape."""
     for name, mask in masks.items():
         target = targets.get(name)
@@ -142,19 +246,23 @@ def check_masks(targets: Mapping[str, Target], masks: Mapping[str, Mask], owner:
 
 
 def storage_positions(target: Target, mask: Mask) -> Positions:
-    """Where the dropped weights of a target lie in its parameter: sorted positions into `view(-1)`, int64.
-
-    Weight (i, j) lies at offset + i·strides[0] + j·strides[1].
-    """
-    positions = mask.positions()  # i·in + j
-    down, right = target.strides
-    if (down, right) == (mask.shape[1], 1):
-        return positions + target.offset
-    rows, columns = np.divmod(positions, mask.shape[1])
-    stored: Positions = target.offset + rows * down + columns * right
-    if right > down:  # Conv1D and transposed experts: row-major order is not the storage's
+    """Where the dropped weights of a target lie in its parameter: sorted positions into `view(-1)`, int64."""
+    stored = _places(target, mask)
+    if target.strides[1] > target.strides[0]:  # Conv1D and transposed experts: row-major order is not the storage's
         stored.sort()
     return stored
+
+
+def _places(target: Target, mask: Mask) -> Positions:
+    """The same in the mask's own order, row by row: weight (i, j) lies at offset + i·strides[0] + j·strides[1]."""
+    positions = mask.positions()  # i·in + j, a new array
+    down, right = target.strides
+    if (down, right) != (mask.shape[1], 1):
+        rows, columns = np.divmod(positions, mask.shape[1])
+        positions = rows * down + columns * right
+    if target.offset:
+        positions += target.offset
+    return positions
 
 
 def patch(target: Target, positions: Positions, gate: np.ndarray | float) -> Patch:
@@ -179,11 +287,7 @@ def wearing(targets: Sequence[Target], masks: Mapping[str, Mask], strength: floa
     check_masks(by_name, masks)
     worn = check_strengths({"the subnetwork": strength})
     gate = single_gate(strength) if worn else 1.0
-    patches = (
-        []
-        if gate == 1
-        else [patch(by_name[name], storage_positions(by_name[name], mask), gate) for name, mask in masks.items()]
-    )
+    patches = [] if gate == 1 else [Drop(by_name[name], mask, gate) for name, mask in masks.items()]
     undo = Undo()  # made first, so that an interruption anywhere below still restores
     try:
         put_on(patches, undo)

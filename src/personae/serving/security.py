@@ -1,0 +1,167 @@
+"""Who may ask, and how much: API keys, foreign web pages, and the size of a body, as plain ASGI.
+
+These stand in front of the application, so that nothing of an unwanted request is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from personae.errors import OptionError
+from personae.serving.refusals import Refusal, response_of
+
+__all__ = ["GUARDED", "BodyLimit", "Gate", "check_origins", "is_guarded", "read_keys"]
+
+GUARDED = ("/v1", "/metrics", "/openapi.json")
+KEYS_VARIABLE = "PERSONAE_API_KEYS"
+_SHORTEST_KEY = 8
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def read_keys(path: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys of a file (one a line, '#' begins a comment) and of $PERSONAE_API_KEYS (separated by commas).
+
+    Errors: `OptionError` for a file that cannot be read or holds no key, and for a key that is short or no plain
+    ASCII without spaces.
+    """
+    found: list[str] = []
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"--api-key-file {path} cannot be read: {error}.") from error
+        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not found:
+            raise OptionError(f"--api-key-file {path} holds no key: write one a line.")
+    found += [key.strip() for key in environment.get(KEYS_VARIABLE, "").split(",") if key.strip()]
+    for number, key in enumerate(found, 1):  # never print a key
+        if len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+            raise OptionError(
+                f"API key number {number} is no key: use {_SHORTEST_KEY} or more ASCII letters and digits."
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Origins as browsers write them. Errors: `OptionError` for anything else, such as '*' or a path behind it."""
+    for origin in origins:
+        if _host(origin) is None or origin != "://".join(urlsplit(origin)[:2]) or not origin.isascii():
+            raise OptionError(f"--cors-origin {origin}: write scheme and host, such as https://chat.example.org.")
+    return tuple(dict.fromkeys(origins))
+
+
+def is_guarded(path: str) -> bool:
+    """Whether a path belongs to the API, and not to the page or to the probes of an orchestrator."""
+    return any(path == front or path.startswith(f"{front}/") for front in GUARDED)
+
+
+class Gate:
+    """Lets a request to the API through if it shows a key, or, where there are no keys, comes from no foreign page.
+
+    Without a key a server on loopback is open to every web page in the browser of the same machine: browsers send
+    uploads without asking first, but name the page in 'Origin'.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], origins: Sequence[str]) -> None:
+        self._app, self._origins = app, frozenset(origins)
+        self._keys = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or refuse with 401 or 403."""
+        if scope["type"] == "http" and is_guarded(scope["path"]):
+            headers = Headers(scope=scope)
+            refusal = self._without_key(headers) if self._keys else self._foreign(scope["method"], headers)
+            if refusal is not None:
+                await response_of(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _without_key(self, headers: Headers) -> Refusal | None:
+        scheme, _, shown = headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(shown.strip().encode("utf-8", "replace")).digest()
+        # Every key is compared, in constant time: how long it takes says nothing about any of them.
+        known = sum(hmac.compare_digest(digest, key) for key in self._keys)
+        if known and scheme.lower() == "bearer":
+            return None
+        return Refusal(
+            401,
+            "the API key is missing or wrong: send 'Authorization: Bearer KEY'.",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+    def _foreign(self, method: str, headers: Headers) -> Refusal | None:
+        origin = headers.get("origin")
+        if method in _SAFE_METHODS or origin is None or origin in self._origins:
+            return None
+        if _host(origin) == headers.get("host"):
+            return None
+        return Refusal(403, f"web pages of {origin[:200]} may not use this server: --cors-origin permits one.")
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
+class BodyLimit:
+    """Refuses bodies above a size with 413: by Content-Length before reading, and counted while reading.
+
+    uploads: another size for POST to /v1/personas.
+    """
+
+    def __init__(self, app: ASGIApp, largest: int, uploads: int) -> None:
+        self._app, self._largest, self._uploads = app, largest, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or answer with 413 in place of whatever the application makes of a body that was cut."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_upload = scope["method"] == "POST" and scope["path"].rstrip("/") == "/v1/personas"
+        limit = self._uploads if is_upload else self._largest
+        refusal = response_of(
+            Refusal(413, f"the body is larger than {limit / 1e6:g} MB, the most that is taken here.", code="too_large")
+        )
+        stated = Headers(scope=scope).get("content-length", "0")
+        if stated.isdecimal() and int(stated[:20]) > limit:
+            await refusal(scope, receive, send)
+            return
+        read, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                if read > limit:
+                    raise _TooLarge
+            return message
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if read <= limit:
+                started = True
+                await send(message)
+            elif not started:
+                started = True
+                await refusal(scope, receive, send)
+
+        try:
+            await self._app(scope, counted, guarded)
+        except _TooLarge:
+            if not started:
+                await refusal(scope, receive, send)
+
+
+class _TooLarge(Exception):
+    """The body went over the limit while it was read."""
