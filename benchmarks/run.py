@@ -19,6 +19,9 @@ PARTS = {
     "ai_persona_wealth_methods": ["benchmarks.ai_persona", "wealth", "--methods"],
     "objectives": ["benchmarks.objectives"],
     "planted": ["benchmarks.planted"],
+    "switching": ["benchmarks.switching"],
+    "mixed": ["benchmarks.mixed"],
+    "leaks": ["benchmarks.leaks"],
     "serving": ["benchmarks.serving"],
     "file_size": ["benchmarks.file_size"],
     "fuzz_reader": ["benchmarks.fuzz_reader"],
@@ -63,6 +66,15 @@ def summary() -> dict[str, float]:
     size = _read("file_size")
     if size:
         flat |= {key: size[key] for key in ("file.over_entropy", "file.sixteen_over_one")}
+    switching = [f"switch.{name}_over_copy" for name in ("sparse02", "sparse1", "dense50")]
+    mixed = [f"mixed.{name}" for name in ("eight_over_none", "thirty_two_over_none", "peft_over_ours")]
+    for result, keys in (("switching", [*switching, "switch.reload_over_sparse1"]), ("mixed", mixed)):
+        kept = _read(result)
+        if kept:
+            flat |= {key: kept[key] for key in keys}
+    leaks = _read("leaks")
+    if leaks:
+        flat["serve.leaks"] = leaks["serve.leaks"]
     serving = _read("serving")
     if serving:
         for key in ("serve.eight_over_one", "serve.ours_over_transformers", "serve.failed"):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, MambaConfig, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    MambaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    cache_utils,
+)
 
 from personae.errors import ModelError
 from personae.runtime.kv import Kept, Rows, RowsLayer, check_rows, first, forward
@@ -194,6 +201,13 @@ def test_models_with_another_state_are_refused() -> None:
     sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     with pytest.raises(ModelError, match="T5ForConditionalGeneration cannot be served"):
         check_rows(T5ForConditionalGeneration(T5Config(vocab_size=64, **sizes)), anyhow)
+
+
+def test_a_configuration_without_a_cache_is_refused(tiny_model, monkeypatch) -> None:
+    model, _ = tiny_model("llama")
+    monkeypatch.delitem(cache_utils.DYNAMIC_LAYER_TYPE_MAPPING, "full_attention")
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM cannot be served .* keeps no cache of keys and values"):
+        check_rows(model, anyhow)
 
 
 class SlotsForPositions(LlamaForCausalLM):

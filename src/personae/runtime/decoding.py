@@ -17,12 +17,21 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
 
     Source: Holtzman et al. 2020, arXiv 1904.09751. The most probable token always stays.
     """
-    ordered, tokens = probabilities.sort(descending=True, stable=True)
-    before = ordered.cumsum(0) - ordered  # probability of all likelier tokens
-    kept = torch.zeros_like(probabilities)
-    kept[tokens] = torch.where(before < top_p, ordered, 0.0)
-    kept[tokens[0]] = ordered[0]
-    return kept / kept.sum()
+    if top_p >= 1:
+        return probabilities / probabilities.sum()
+    looked, size = 64, probabilities.numel()
+    while True:  # nearly always a few tokens hold it: no need to sort them all
+        ordered = probabilities.topk(min(looked, size)).values
+        inside = int(((ordered.cumsum(0) - ordered) < top_p).sum())
+        if inside < len(ordered) or len(ordered) == size:
+            break
+        looked *= 8
+    inside = max(inside, 1)
+    kept = probabilities > ordered[inside - 1]
+    tied = (probabilities == ordered[inside - 1]).nonzero().flatten()[: inside - int(kept.sum())]
+    kept[tied] = True  # of equals, the first ones
+    chosen = torch.where(kept, probabilities, 0.0)
+    return chosen / chosen.sum()
 
 
 class Sampler(LogitsProcessor):

@@ -7,6 +7,7 @@ trace, as soon as the base weights are back.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -47,17 +48,23 @@ def guard(model: nn.Module) -> None:
     """Refuse the operations of `_REFUSED` on a model and on the modules in it."""
     for module in model.modules():
         own = module.__dict__
-        for name, operation in _REFUSED.items():
-            if name in own or name.startswith("__") or hasattr(type(module), name):
-                own[name] = _Refusal(operation, (own[name],) if name in own else ())
+        hidden = {name: _Refusal(_REFUSED[name], (own[name],)) for name in _REFUSED.keys() & own.keys()}
+        own.update(_refusals(type(module)) | hidden)  # type: ignore[arg-type]  # a class is hashable, whatever mypy says
+
+
+@functools.cache
+def _refusals(kind: type[nn.Module]) -> dict[str, _Refusal]:
+    """What modules of a class are given; it is made once, since a model has hundreds."""
+    named = {name: _Refusal(operation, ()) for name, operation in _REFUSED.items()}
+    return {name: refusal for name, refusal in named.items() if name.startswith("__") or hasattr(kind, name)}
 
 
 def unguard(model: nn.Module) -> None:
     """Take every refusal away again."""
     for module in model.modules():
         own = module.__dict__
-        for name in _REFUSED:
-            refusal = own.get(name)
+        for name in _REFUSED.keys() & own.keys():
+            refusal = own[name]
             if isinstance(refusal, _Refusal):
                 del own[name]
                 if refusal.hidden:

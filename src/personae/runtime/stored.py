@@ -30,8 +30,8 @@ _CHUNK = 1 << 16  # weights cleared at a time, few enough to be still in the pro
 
 def flat_bits(parameter: torch.Tensor) -> Stored:
     """The bits of a contiguous parameter as it lies in memory, (weights,) integers: a view."""
-    bits = parameter.detach().view(-1).view(BITS[parameter.element_size()])
-    return bits.numpy() if bits.device.type == "cpu" else bits
+    bits = parameter.detach().view(BITS[parameter.element_size()])
+    return bits.numpy().reshape(-1) if bits.is_cpu else bits.view(-1)
 
 
 def read(stored: Stored, index: Positions, room: NDArray[Any]) -> Stored:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -150,7 +150,8 @@ def put_on(patches: Sequence[Patch | Drop], undo: Undo | None = None) -> Undo:
     undo = Undo() if undo is None else undo
     try:
         for each, room in zip(patches, rooms([_to_save(each) for each in patches]), strict=True):
-            _put_on(each, room, undo)
+            if each.changed:
+                _put_on(each, room, undo)
     except BaseException:  # Ctrl-C included
         take_off(undo)
         raise
@@ -176,24 +177,19 @@ def _keeps_all(dropped: int, size: int, bytes_a_value: int) -> bool:
     return (8 * bytes_a_value + 1) * size <= 8 * (_MORE + bytes_a_value) * dropped
 
 
-def _is_whole(each: Patch | Drop) -> TypeGuard[Drop]:
-    """Whether all bits of the target are kept, and not only those of the weights that change."""
-    if not isinstance(each, Drop) or each.gate != 0 or each.parameter.device.type != "cpu":
-        return False
-    return _keeps_all(each.mask.dropped, each.mask.size, each.parameter.element_size())
-
-
 def _to_save(each: Patch | Drop) -> tuple[int, int]:
-    """(number, bytes) of the integers that a patch saves on the CPU."""
-    if each.parameter.device.type != "cpu":
+    """(number, bytes) of the integers that a patch saves on the CPU: more than it changes, if it keeps all."""
+    parameter = each.parameter
+    if not parameter.is_cpu:
         return 0, 1
-    return each.mask.size if _is_whole(each) else each.changed, each.parameter.element_size()
+    width = parameter.element_size()
+    if isinstance(each, Drop) and each.gate == 0 and _keeps_all(each.mask.dropped, each.mask.size, width):
+        return each.mask.size, width
+    return each.changed, width
 
 
 def _put_on(patch: Patch | Drop, room: NDArray[Any], undo: Undo) -> None:
-    if not patch.changed:
-        return
-    if _is_whole(patch):
+    if room.size > patch.changed and isinstance(patch, Drop):
         whole = _Whole(window(patch.target), room.reshape(patch.target.shape))
         undo.saved.append(whole)
         for rows in save_and_clear(whole.weights, patch.mask.packed(), whole.values):
