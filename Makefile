@@ -15,7 +15,7 @@ demo: $(RUNTIME)
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not all" --cov --cov-report=term
 
-# What needs a browser, llama.cpp or Ray joins here with the issues that bring it.
+# The demonstration, and servers as processes of their own; what needs a browser, llama.cpp or Ray joins here.
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m all
 

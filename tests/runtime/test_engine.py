@@ -249,7 +249,7 @@ def test_a_prompt_read_before_is_not_read_again(endless) -> None:
         for look in (BASE, look_of("b"), look_of("a", 0.5), look_of({"a": 1.0, "b": 1.0})):
             other = asked(endless, look, max_new_tokens=5)
             assert end_of(engine.ask(other)).reused_tokens == 0
-        stats = engine.stats()
+    stats = engine.stats()  # closed: a row that has just ended may still be on its way into the store
     assert (stats.prefix_hits, stats.reused_tokens) == (1, len(request.tokens) - 1)
     assert stats.prompt_tokens == 5 * len(request.tokens) + 1
     assert stats.kept_tokens >= 5 * len(request.tokens)

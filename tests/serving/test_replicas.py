@@ -13,6 +13,8 @@ import pytest
 
 from personae.serving import Folder
 
+pytestmark = pytest.mark.all  # each starts whole processes
+
 CHAT = {"messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 8, "temperature": 0}
 
 

@@ -18,6 +18,8 @@ from personae.errors import OptionError
 from personae.serving import Folder
 from personae.serving.run import bound, url_of
 
+pytestmark = pytest.mark.all  # each starts whole processes
+
 LONG = {"model": "tiny:calm", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 400, "stream": True}
 SLOW = """
 import time

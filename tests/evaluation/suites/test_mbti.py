@@ -182,7 +182,7 @@ def test_random_masks_are_of_the_same_candidates(context: SuiteContext, generic:
 
 def test_a_budget_instead_of_shares(context: SuiteContext, generic: GenericText) -> None:
     data = read_dimension(context.model, context.tokenizer, context.data / "mbti/EI_dev.jsonl", "EI", SIZES)
-    finder = finder_of(context, generic, cheap_share=None, drop_share=None, max_capability_loss=0.5)
+    finder = finder_of(context, generic, cheap_share=None, drop_share=None, max_capability_loss=0.1)
     found = finder.find(data)
     assert min(found.dropped) > 0
     for own, control in zip(found.persona, found.shuffled, strict=True):
