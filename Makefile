@@ -12,8 +12,9 @@ INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install --disable-pip-version-c
 demo: $(RUNTIME)
 	$(VENV)/bin/personae demo
 
+# One worker a core, each with one thread; no more than four, since each may load the default model.
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not all" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not all" -n logical --maxprocesses 4 --dist worksteal --cov --cov-report=term
 
 # The demonstration, and servers as processes of their own; what needs a browser, llama.cpp or Ray joins here.
 test-all: $(STAMP)
