@@ -5,6 +5,7 @@ Nothing here needs a network except `default_model`, which marks every test that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ from transformers import (
 )
 
 from personae.errors import ModelError
+
+os.environ.pop("COLUMNS", None)  # of the terminal that started the tests: tables are to be as wide as in a pipe
 
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 TinyModel = Callable[..., ModelAndTokenizer]

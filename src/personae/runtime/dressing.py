@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from personae.errors import ModelError, PersonaInUseError
 from personae.models import Target
 from personae.runtime.blend import merge, single_gate
-from personae.runtime.guards import guard, is_guarded, unguard
+from personae.runtime.guards import guard, is_guarded, modules_of, unguard
 from personae.runtime.rows import in_use
 from personae.runtime.switch import Drop, Patch, Undo, patch, put_on, storage_positions, take_off
 from personae.runtime.wardrobe import Wardrobe
@@ -97,7 +97,7 @@ class Dressing:
 
     def _check_current(self) -> None:
         # Masks on parameters that the model has dropped would change nothing, and nobody would notice.
-        own = {id(parameter) for parameter in self._model.parameters()}
+        own = {id(p) for module in modules_of(self._model) for p in module._parameters.values()}
         if not all(id(target.parameter) in own for target in self.targets.values()):
             raise ModelError("the model's parameters were replaced: make a new PersonaModel for the new weights.")
 

@@ -8,6 +8,7 @@ trace, as soon as the base weights are back.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from personae.errors import PersonaInUseError
 
-__all__ = ["guard", "is_guarded", "unguard"]
+__all__ = ["guard", "is_guarded", "modules_of", "unguard"]
 
 # attribute -> what the user did. `_apply` is behind to(), half(), cuda() and their kind; `__reduce_ex__`
 # behind pickle and torch.save(model); `__getstate__` behind copy.copy.
@@ -28,6 +29,9 @@ _REFUSED = {
     "__reduce_ex__": "pickling or torch.save()",
     "__getstate__": "copy.copy()",
 }
+
+
+_GUARDED = "_personae_guarded"  # in the model's own dictionary: the modules with refusals
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,30 @@ class _Refusal:
         )
 
 
-def guard(model: nn.Module) -> None:
-    """Refuse the operations of `_REFUSED` on a model and on the modules in it."""
-    for module in model.modules():
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """A model and every module in it, each once, as `modules()` gives them.
+
+    That makes up every module's full name on its way, which takes longer than to put a sparse persona on.
+    """
+    found, seen = [model], {model}
+    for module in found:  # grows on the way
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
+    return found
+
+
+def guard(model: nn.Module, modules: Sequence[nn.Module] | None = None) -> None:
+    """Refuse the operations of `_REFUSED` on a model and on the modules in it. modules: `modules_of(model)`."""
+    modules = modules_of(model) if modules is None else modules
+    model.__dict__[_GUARDED] = modules  # first: an interruption below leaves no refusal behind that `unguard` misses
+    for module in modules:
         own = module.__dict__
-        hidden = {name: _Refusal(_REFUSED[name], (own[name],)) for name in _REFUSED.keys() & own.keys()}
-        own.update(_refusals(type(module)) | hidden)  # type: ignore[arg-type]  # a class is hashable, whatever mypy says
+        refused = _refusals(type(module))  # type: ignore[arg-type]  # a class is hashable, whatever mypy says
+        if not _REFUSED.keys().isdisjoint(own):
+            refused = refused | {name: _Refusal(_REFUSED[name], (own[name],)) for name in _REFUSED.keys() & own.keys()}
+        own.update(refused)
 
 
 @functools.cache
@@ -61,14 +83,15 @@ def _refusals(kind: type[nn.Module]) -> dict[str, _Refusal]:
 
 def unguard(model: nn.Module) -> None:
     """Take every refusal away again."""
-    for module in model.modules():
+    for module in model.__dict__.get(_GUARDED, ()):
         own = module.__dict__
-        for name in _REFUSED.keys() & own.keys():
-            refusal = own[name]
+        for name in _REFUSED:
+            refusal = own.get(name)
             if isinstance(refusal, _Refusal):
                 del own[name]
                 if refusal.hidden:
                     own[name] = refusal.hidden[0]
+    model.__dict__.pop(_GUARDED, None)
 
 
 def check_base(model: nn.Module, operation: str) -> None:
@@ -81,4 +104,4 @@ def check_base(model: nn.Module, operation: str) -> None:
 
 def is_guarded(model: nn.Module) -> bool:
     """Whether some PersonaModel wears a persona on this model."""
-    return isinstance(model.__dict__.get("state_dict"), _Refusal)
+    return _GUARDED in model.__dict__

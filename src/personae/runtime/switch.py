@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from personae.errors import MaskMismatchError, ModelError, OptionError
 from personae.models import Target
 from personae.runtime.blend import Positions, check_strengths, single_gate
+from personae.runtime.shared_out import shared_out
 from personae.runtime.stored import BITS, Stored, flat_bits, read, rooms, save_and_clear, window, write
 from personae.subnetwork import Mask
 
@@ -126,6 +127,7 @@ class _Values:
 class _Whole:
     """All that stood in a target, (out, in)."""
 
+    patch: Drop
     weights: NDArray[Any]  # the target's own memory
     values: NDArray[Any]
     rows: int = 0  # saved so far
@@ -149,9 +151,14 @@ def put_on(patches: Sequence[Patch | Drop], undo: Undo | None = None) -> Undo:
     """
     undo = Undo() if undo is None else undo
     try:
-        for each, room in zip(patches, rooms([_to_save(each) for each in patches]), strict=True):
-            if each.changed:
-                _put_on(each, room, undo)
+        pieces = [
+            (e, room) for e, room in zip(patches, rooms([_to_save(e) for e in patches]), strict=True) if e.changed
+        ]
+        if _apart(patches):
+            shared_out(lambda piece: _put_on(*piece, undo), pieces, sum(room.size for _, room in pieces))
+        else:
+            for piece in pieces:
+                _put_on(*piece, undo)
     except BaseException:  # Ctrl-C included
         take_off(undo)
         raise
@@ -160,9 +167,18 @@ def put_on(patches: Sequence[Patch | Drop], undo: Undo | None = None) -> Undo:
 
 def take_off(undo: Undo) -> None:
     """Write the saved bits back, last patch first. Taking off twice does nothing the second time."""
+    if _apart([saved.patch for saved in undo.saved]):
+        shared_out(lambda saved: saved.restore(), undo.saved, sum(saved.patch.changed for saved in undo.saved))
+        undo.saved.clear()  # only now: after an interruption all is written again, which changes nothing
     while undo.saved:
         undo.saved[-1].restore()
-        undo.saved.pop()  # only now: an interruption in between leaves it to be written again
+        undo.saved.pop()
+
+
+def _apart(patches: Sequence[Patch | Drop]) -> bool:
+    """Whether no two of them write to one place, so that their order does not matter: each has its own target."""
+    targets = {each.target.name for each in patches if isinstance(each, Drop) and each.parameter.is_cpu}
+    return len(targets) == len(patches)
 
 
 def undo_bytes(dropped: int, size: int, bytes_a_value: int) -> int:
@@ -190,7 +206,7 @@ def _to_save(each: Patch | Drop) -> tuple[int, int]:
 
 def _put_on(patch: Patch | Drop, room: NDArray[Any], undo: Undo) -> None:
     if room.size > patch.changed and isinstance(patch, Drop):
-        whole = _Whole(window(patch.target), room.reshape(patch.target.shape))
+        whole = _Whole(patch, window(patch.target), room.reshape(patch.target.shape))
         undo.saved.append(whole)
         for rows in save_and_clear(whole.weights, patch.mask.packed(), whole.values):
             whole.rows = rows
