@@ -135,3 +135,13 @@ def test_from_the_command_line_to_an_answer(llama: Path, artefact: Path, here: P
     finally:
         server.kill()
         server.communicate()
+
+
+def test_a_dry_run_says_what_memory_is_needed_and_serves_nothing(cli, contrast, llama, here) -> None:
+    made = cli("discover", contrast, "--model", llama, "--method", "wanda", "--sparsity", "0.3", "-o", "made.persona")
+    assert made.code == 0, made.err
+    ended = cli("serve", "made.persona", "--model", llama, "--dry-run")
+    assert ended.code == 0, ended.err
+    assert ended.out.count("made.persona") == 2
+    assert "all 2 personas" in ended.out
+    assert "serving" not in ended.err

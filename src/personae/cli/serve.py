@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from personae.cli.console import DeviceOption, DtypeOption, ModelOption, load, short_warnings, tell
+from personae.cli.console import DeviceOption, DtypeOption, ModelOption, load, out, short_warnings, tell
 from personae.errors import OptionError
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")  # of the extra `serve`
@@ -41,6 +44,7 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="The web page at /.")] = True,
     access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="One JSON line a request on stdout.")] = True,
     drain_seconds: Annotated[int, typer.Option(min=0, help="At the end, wait so long for running answers.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what memory model and personas would take, and serve nothing.")] = False,
 ) -> None:  # fmt: skip
     """Serve personas through OpenAI's API: every persona is a model, MODEL:PERSONA."""
     missing = [package for package in NEEDED if find_spec(package) is None]
@@ -62,6 +66,12 @@ def serve(
         cors_origins=check_origins(cors_origin or []),
     )
     _check_files(files or [])
+    if dry_run:
+        with short_warnings():
+            _say_memory(
+                [*(files or []), *sorted(folder.glob("*.persona") if folder else [])], load(model, dtype, device)
+            )
+        return
     with short_warnings():
         made = bound(host, port)  # a port that is taken is an error before the model is loaded
         try:
@@ -79,6 +89,29 @@ def serve(
                 run(app, made, drain=drain_seconds, started=lambda url: _started(url, service))
         finally:
             made.close()
+
+
+def _say_memory(files: list[Path], loaded: tuple[Any, Any]) -> None:
+    """One row a persona: of its file only the header is read."""
+    from personae.runtime import PersonaModel
+
+    model, tokenizer = loaded
+    actor = PersonaModel(model, tokenizer)
+    table = Table(box=SIMPLE)
+    for column in ("file", "persona", "in memory", "and while worn"):
+        table.add_column(column, justify="left" if column in {"file", "persona"} else "right")
+    total = 0
+    for file in files:
+        for name, memory in actor.memory_of(file).items():
+            total += memory.masks
+            table.add_row(Text(str(file)), Text(name), f"{memory.masks / 1e6:,.2f} MB", f"{memory.undo / 1e6:,.2f} MB")
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    out.print(table)
+    out.print(
+        f"model {weights / 1e6:,.0f} MB, all {len(table.rows)} personas {total / 1e6:,.2f} MB; answers need memory of "
+        "their own (keys and values of their tokens)",
+        soft_wrap=True,
+    )
 
 
 def _model_id(model: str | None, default: str) -> str:
