@@ -25,6 +25,7 @@ PARTS = {
     "serving": ["benchmarks.serving"],
     "file_size": ["benchmarks.file_size"],
     "fuzz_reader": ["benchmarks.fuzz_reader"],
+    "compare": ["benchmarks.compare"],
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
@@ -80,6 +81,9 @@ def summary() -> dict[str, float]:
         for key in ("serve.eight_over_one", "serve.ours_over_transformers", "serve.failed"):
             if serving[key] is not None:
                 flat[key] = serving[key]
+    compared = _read("compare")
+    if compared:
+        flat["compare.seconds"] = compared["compare.seconds"]
     fuzz = _read("fuzz_reader")
     if fuzz:
         flat["file.fuzz_inputs"], flat["file.fuzz_crashes"] = fuzz["inputs"], fuzz["crashes"]

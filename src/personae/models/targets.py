@@ -150,18 +150,19 @@ def _block_targets(model: nn.Module, block_name: str, block: nn.Module, index: i
                     name, full, module, parameter,
                     (columns, rows) if conv else (rows, columns),
                     (1, columns) if conv else (columns, 1),
-                    0, index, _kind(path),
+                    0, index, kind_of(path),
                 )
             )  # fmt: skip
         for local, parameter in _fused(module):
             stored = f"{full}.{local}"
             for name, shape, strides, offset in names.get(stored) or _plain_windows(stored, module, parameter):
                 expert = offset // parameter[0].numel()
-                found.append(Target(name, full, module, parameter, shape, strides, offset, index, _kind(path), expert))
+                found.append(Target(name, full, module, parameter, shape, strides, offset, index, kind_of(path), expert))
     return found
 
 
-def _kind(path: str) -> Kind:
+def kind_of(path: str) -> Kind:
+    """Attention, MLP or neither, by the name of a module inside its block."""
     if _ATTENTION.search(path):
         return "attention"
     return "mlp" if _MLP.search(path) else "other"
