@@ -48,7 +48,7 @@ def test_as_many_at_once_as_torch_has_threads(threads: int) -> None:
 def test_few_weights_start_no_thread(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.threading, "Thread", None)
     done: list[int] = []
-    shared_out(done.append, range(9), module._WORTH)
+    shared_out(done.append, range(9), 2 * module._WORTH - 1)
     assert done == list(range(9))
 
 
