@@ -16,7 +16,7 @@ __all__ = ["shared_out"]
 
 Piece = TypeVar("Piece")
 
-_WORTH = 1 << 19  # weights a thread: with fewer, waiting for the interpreter's lock costs more than is gained (measured)
+_WORTH = 1 << 19  # weights a thread: with fewer, waiting for the interpreter costs more than is gained (measured)
 
 
 def shared_out(work: Callable[[Piece], None], pieces: Sequence[Piece], weights: int) -> None:
