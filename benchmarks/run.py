@@ -26,6 +26,7 @@ PARTS = {
     "file_size": ["benchmarks.file_size"],
     "fuzz_reader": ["benchmarks.fuzz_reader"],
     "compare": ["benchmarks.compare"],
+    "trace": ["benchmarks.trace"],
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
@@ -84,6 +85,9 @@ def summary() -> dict[str, float]:
     compared = _read("compare")
     if compared:
         flat["compare.seconds"] = compared["compare.seconds"]
+    traced = _read("trace")
+    if traced:
+        flat |= {key: value for key, value in traced.items() if key.startswith("trace.")}
     fuzz = _read("fuzz_reader")
     if fuzz:
         flat["file.fuzz_inputs"], flat["file.fuzz_crashes"] = fuzz["inputs"], fuzz["crashes"]

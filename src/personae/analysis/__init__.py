@@ -3,5 +3,7 @@
 from personae.analysis.compare import Compared, compare
 from personae.analysis.hidden_states import HiddenStates, hidden_states
 from personae.analysis.stability import Stability, stability
+from personae.analysis.trace import Tracer, trace
+from personae.analysis.trace_result import Trace
 
-__all__ = ["Compared", "HiddenStates", "Stability", "compare", "hidden_states", "stability"]
+__all__ = ["Compared", "HiddenStates", "Stability", "Trace", "Tracer", "compare", "hidden_states", "stability", "trace"]
