@@ -81,12 +81,13 @@ def serve(
             registry = Registry(actor, files or [], shelf, most=max_personas, allow_other_weights=allow_other_weights)
             with Engine(actor, max_batch=max_batch, max_queue=max_queue) as engine:
                 service = Service(actor, engine, registry, settings)
-                app = create_app(service, page=page and _page_is_there(), sink=_line if access_log else None)
+                shown = page and _page_is_there()
+                app = create_app(service, page=shown, sink=_line if access_log else None)
                 for file, problem in sorted(registry.catalogue.unreadable.items()):
                     tell(f"[yellow]warning:[/] {escape(file)} is not served: {escape(problem)}")
                 if not settings.keys and not _is_loopback(host):
                     tell(f"[yellow]warning:[/] everybody who reaches {escape(host)} may ask: set --api-key-file.")
-                run(app, made, drain=drain_seconds, started=lambda url: _started(url, service))
+                run(app, made, drain=drain_seconds, started=lambda url: _started(url, service, shown))
         finally:
             made.close()
 
@@ -145,10 +146,12 @@ def _page_is_there() -> bool:
     return True
 
 
-def _started(url: str, service: Any) -> None:
+def _started(url: str, service: Any, page: bool) -> None:
     names = service.models()
+    also = f", a page at [bold]{url}/[/]" if page else ""
     tell(
-        f"serving [bold]{escape(names[0])}[/] with {max(len(names) - 2, 0)} personas at [bold]{url}/v1[/]; Ctrl-C ends it"
+        f"serving [bold]{escape(names[0])}[/] with {max(len(names) - 2, 0)} personas at [bold]{url}/v1[/]{also}; "
+        "Ctrl-C ends it"
     )
 
 

@@ -60,6 +60,11 @@ def run(app: FastAPI, made: socket.socket, *, drain: int, started: Callable[[str
             await super().startup(sockets)
             started(url)
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if hang_up := getattr(app.state, "hang_up", None):  # of the page; else every open one is waited for
+                hang_up()
+            await super().shutdown(sockets)
+
     # uvicorn raises the signal again when all is done, for whoever had a handler before it.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

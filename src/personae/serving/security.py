@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from personae.errors import OptionError
 from personae.serving.refusals import Refusal, response_of
 
-__all__ = ["GUARDED", "BodyLimit", "Gate", "check_origins", "is_guarded", "read_keys"]
+__all__ = ["GUARDED", "BodyLimit", "Gate", "check_origins", "digest", "is_foreign", "is_guarded", "is_key", "read_keys"]
 
 GUARDED = ("/v1", "/metrics", "/openapi.json")
 KEYS_VARIABLE = "PERSONAE_API_KEYS"
@@ -62,6 +62,25 @@ def is_guarded(path: str) -> bool:
     return any(path == front or path.startswith(f"{front}/") for front in GUARDED)
 
 
+def digest(key: str) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+def is_key(shown: str, known: Sequence[bytes]) -> bool:
+    """Whether a text is one of the keys with these digests.
+
+    Every key is compared, in constant time: how long it takes says nothing about any of them.
+    """
+    return sum(hmac.compare_digest(digest(shown), key) for key in known) > 0
+
+
+def is_foreign(headers: Headers, permitted: Collection[str] = ()) -> bool:
+    """Whether a request comes from a web page of another origin that is not permitted."""
+    origin = headers.get("origin")
+    return not (origin is None or origin in permitted or _host(origin) == headers.get("host"))
+
+
 class Gate:
     """Lets a request to the API through if it shows a key, or, where there are no keys, comes from no foreign page.
 
@@ -71,7 +90,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], origins: Sequence[str]) -> None:
         self._app, self._origins = app, frozenset(origins)
-        self._keys = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+        self._keys = tuple(digest(key) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse with 401 or 403."""
@@ -85,10 +104,7 @@ class Gate:
 
     def _without_key(self, headers: Headers) -> Refusal | None:
         scheme, _, shown = headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(shown.strip().encode("utf-8", "replace")).digest()
-        # Every key is compared, in constant time: how long it takes says nothing about any of them.
-        known = sum(hmac.compare_digest(digest, key) for key in self._keys)
-        if known and scheme.lower() == "bearer":
+        if is_key(shown.strip(), self._keys) and scheme.lower() == "bearer":
             return None
         return Refusal(
             401,
@@ -98,12 +114,10 @@ class Gate:
         )
 
     def _foreign(self, method: str, headers: Headers) -> Refusal | None:
-        origin = headers.get("origin")
-        if method in _SAFE_METHODS or origin is None or origin in self._origins:
+        if method in _SAFE_METHODS or not is_foreign(headers, self._origins):
             return None
-        if _host(origin) == headers.get("host"):
-            return None
-        return Refusal(403, f"web pages of {origin[:200]} may not use this server: --cors-origin permits one.")
+        origin = headers["origin"][:200]
+        return Refusal(403, f"web pages of {origin} may not use this server: --cors-origin permits one.")
 
 
 def _host(origin: str) -> str | None:
