@@ -157,7 +157,8 @@ def _block_targets(model: nn.Module, block_name: str, block: nn.Module, index: i
             stored = f"{full}.{local}"
             for name, shape, strides, offset in names.get(stored) or _plain_windows(stored, module, parameter):
                 expert = offset // parameter[0].numel()
-                found.append(Target(name, full, module, parameter, shape, strides, offset, index, kind_of(path), expert))
+                kind = kind_of(path)
+                found.append(Target(name, full, module, parameter, shape, strides, offset, index, kind, expert))
     return found
 
 
