@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 
 from compare_data import artefact_for, random_masks, subnetwork
 from discovery_data import bits, same_bits, small_contrast
-from personae.analysis import hidden_states as module
 from personae.analysis.hidden_states import answer_means, hidden_states
 from personae.discovery import encode_contrast
 from personae.errors import MaskMismatchError, ModelError, OptionError, PersonaInUseError
@@ -19,6 +19,8 @@ from personae.models import find_blocks, find_targets
 from personae.personas import split
 from personae.runtime import PersonaModel
 from personae.subnetwork import Artefact, Mask
+
+module = import_module("personae.analysis.hidden_states")  # the room exports a function of the same name
 
 
 def masked(model: Any, masks: dict[str, Mask]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 
 from compare_data import artefact_for, random_masks, subnetwork
 from discovery_data import bits, same_bits, small_contrast, small_generic
-from personae.analysis import stability as module
 from personae.analysis.stability import resampled, stability
 from personae.discovery import Calibration, attribute, discover, encode_contrast, open_session
 from personae.errors import MaskMismatchError, OptionError, PersonaInUseError
@@ -22,6 +22,8 @@ from personae.models import find_targets
 from personae.personas import Contrast
 from personae.runtime import PersonaModel
 from personae.subnetwork import Artefact
+
+module = import_module("personae.analysis.stability")  # the room exports a function of the same name
 
 SHARES = {"cheap_share": 0.5, "drop_share": 0.05}
 METHODS: dict[str, dict[str, Any]] = {
