@@ -8,8 +8,9 @@ of its own, so that of a kept prefix only the chat template's beginning can serv
 
 serve.eight_over_one: tokens a second of 32 clients over eight personas over those of 32 clients with one persona.
 serve.ours_over_transformers: tokens a second without a persona over those of `transformers serve` on the same model
-and load, the better of its two modes (one request at a time, and continuous batching). serve.failed: requests that
-did not end well. Medians over repetitions; the loads take turns. Seconds to the first token are given for orientation.
+and load, the better of its two modes (one request at a time, and continuous batching; each run once, since it takes
+minutes). serve.failed: requests that did not end well. Medians over repetitions; the loads take turns. Seconds to the
+first token are given for orientation.
 --quick: a small load, nothing is written.
 """
 
@@ -208,7 +209,7 @@ def measure(load: Load) -> dict[str, Any]:
             with theirs(*options) as url:
                 model = [str(default_model_directory())]
                 asyncio.run(loaded(url, Load(2, 1, 8), model, 10_000))
-                runs[name] = [asyncio.run(loaded(url, load, model, repeat)) for repeat in range(load.repeats)]
+                runs[name] = [asyncio.run(loaded(url, load, model, 0))]
         except (RuntimeError, httpx.HTTPError) as error:
             print(f"{name}: {error}", file=sys.stderr)  # a mode that does not run on this machine is no rival
     rates = {name: [run.rate for run in found] for name, found in runs.items()}

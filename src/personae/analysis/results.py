@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from personae.discovery import versions
-from personae.errors import DataError
+from personae.errors import ArtefactError, DataError
 from personae.evaluation.results import ModelRecord
 from personae.files import replacing
 
-__all__ = ["FORMAT", "KINDS", "Record", "plain", "read_result", "write_result"]
+__all__ = ["FORMAT", "KINDS", "Record", "plain", "read_result", "said", "write_result"]
 
 FORMAT = "personae.analysis/1"
 KINDS = ("audit", "causal-map", "compare", "dynamics", "trace")
@@ -45,27 +45,38 @@ class Record:
 
 
 def write_result(path: Path, record: Record, result: Any) -> dict[str, Any]:
-    """Write the file atomically; returns what it says. result: a dataclass or a mapping of JSON-able values."""
-    said = {"format": FORMAT, **plain(record), "result": plain(result)}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return said
+    """Write the file atomically; returns what it says. result: a dataclass or a mapping of JSON-able values.
+
+    Errors: `ArtefactError` when it cannot be written; then an older file is still whole.
+    """
+    text = said(record, result)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArtefactError(f"cannot write {path}: {error.strerror}. Free some space or name another.") from error
+    return text
+
+
+def said(record: Record, result: Any) -> dict[str, Any]:
+    """What the file says, as plain values: for `write_result`, and for printing without a file."""
+    return {"format": FORMAT, **plain(record), "result": plain(result)}
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """What a file says. Errors: `DataError` for no JSON, another format or version, or a kind that is none."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}.") from error
-    found = said.get("format") if isinstance(said, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path} has the format {found!r}, not {FORMAT!r}: make it again with this version.")
-    if said.get("kind") not in KINDS or not isinstance(said.get("result"), dict):
-        raise DataError(f"{path} says that it is a {said.get('kind')!r}: known are {', '.join(KINDS)}.")
-    return dict(said)
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise DataError(f"{path} has the format {version!r}, not {FORMAT!r}: make it again with this version.")
+    if found.get("kind") not in KINDS or not isinstance(found.get("result"), dict):
+        raise DataError(f"{path} says that it is a {found.get('kind')!r}: known are {', '.join(KINDS)}.")
+    return dict(found)
 
 
 def plain(value: Any) -> Any:

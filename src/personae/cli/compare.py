@@ -64,7 +64,7 @@ def compare(
     from dataclasses import replace
 
     from personae.analysis.compare import compare as run
-    from personae.analysis.results import FORMAT, Record, plain, write_result
+    from personae.analysis.results import Record, said, write_result
 
     if stability is None and hidden_states is None:
         _check_unused(model=model, positive=positive, negative=negative, format=data_format, all_items=all_items,
@@ -126,7 +126,7 @@ def compare(
     if output is not None:
         write_result(output, kept, found)
     if as_json:
-        print_json({"format": FORMAT, **plain(kept), "result": plain(found)})
+        print_json(said(kept, found))
         return
     out.print(to_rich(found))
     if output is not None:

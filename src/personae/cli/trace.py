@@ -54,7 +54,7 @@ def trace(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Name the persona that a text, or a live answer, speaks for, and show the tokens and layers that tell."""
-    from personae.analysis.results import FORMAT, Record, plain, write_result
+    from personae.analysis.results import Record, said, write_result
     from personae.analysis.trace import Tracer
     from personae.analysis.trace_html import to_html
     from personae.analysis.trace_verdict import NOISE
@@ -111,12 +111,9 @@ def trace(
     if html is not None:
         write_text(html, to_html(found))
     if output is not None:
-        try:
-            write_result(output, record, found.to_dict())
-        except OSError as error:
-            raise ArtefactError(f"cannot write {output}: {error.strerror}. Free some space or name another.") from error
+        write_result(output, record, found.to_dict())
     if as_json:
-        print_json({"format": FORMAT, **plain(record), "result": plain(found.to_dict())})
+        print_json(said(record, found.to_dict()))
         return
     out.print(to_rich(found))
     for written in (html, output):

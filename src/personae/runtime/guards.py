@@ -8,7 +8,6 @@ trace, as soon as the base weights are back.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -62,9 +61,9 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def guard(model: nn.Module, modules: Sequence[nn.Module] | None = None) -> None:
-    """Refuse the operations of `_REFUSED` on a model and on the modules in it. modules: `modules_of(model)`."""
-    modules = modules_of(model) if modules is None else modules
+def guard(model: nn.Module) -> None:
+    """Refuse the operations of `_REFUSED` on a model and on all modules in it."""
+    modules = modules_of(model)
     model.__dict__[_GUARDED] = modules  # first: an interruption below leaves no refusal behind that `unguard` misses
     for module in modules:
         own = module.__dict__

@@ -33,18 +33,19 @@ def in_use(model: nn.Module) -> bool:
 class Layout:
     """Which row of a batch is of which look.
 
-    looks: those that are not the base model, in the order of their first rows. of_row: (rows,), the number of each
-    row's look; len(looks) for the base. gather: (most · looks,), the first row of each look, the second of each, …,
-    with row 0 where a look has fewer than `most`. real: places in `gather` that are no such filling, None for all; and
-    rows: which row stands there. in_order: whether `gather` is every row, once and in order.
+    looks: those that are not the base model, sorted, so that rows which come and go in any order need no new product as
+    long as the looks are the same. of_row: (rows,), the number of each row's look; len(looks) for the base. gather:
+    (most · looks,), the first row of each look, the second of each, …, with row 0 where a look has fewer than `most`.
+    back: (rows,), where in `gather` each row stands; 0 for the base. base: (rows, 1, 1), whether a row is the base
+    model's; None where none is. in_order: whether `gather` is every row, once and in order.
     """
 
     looks: tuple[Look, ...]
     of_row: torch.Tensor
     most: int
     gather: torch.Tensor
-    real: torch.Tensor | None
-    rows: torch.Tensor
+    back: torch.Tensor
+    base: torch.Tensor | None
     in_order: bool
 
     @classmethod
@@ -54,7 +55,8 @@ class Layout:
         mine = [[row for row, look in enumerate(looks) if look == kind] for kind in kinds]
         most = max(map(len, mine), default=0)
         filled = [rows[i] if i < len(rows) else None for i in range(most) for rows in mine]
-        places = [place for place, row in enumerate(filled) if row is not None]
+        place = {row: place for place, row in enumerate(filled) if row is not None}
+        base = [look == BASE for look in looks]
 
         def integers(numbers: Iterable[int]) -> torch.Tensor:
             return torch.tensor(list(numbers), dtype=torch.int64, device=device)
@@ -64,15 +66,15 @@ class Layout:
             integers(kinds.index(look) if look != BASE else len(kinds) for look in looks),
             most,
             integers(row or 0 for row in filled),
-            None if len(places) == len(filled) else integers(places),
-            integers(row for row in filled if row is not None),
+            integers(place.get(row, 0) for row in range(len(looks))),
+            torch.tensor(base, device=device).view(-1, 1, 1) if any(base) else None,
             filled == list(range(len(looks))),
         )
 
 
-def kinds_of(looks: Sequence[Look]) -> tuple[Look, ...]:
-    """The looks of a batch that are not the base model, each once, in the order of their first rows."""
-    return tuple(look for look in dict.fromkeys(looks) if look != BASE)
+def kinds_of(looks: Iterable[Look]) -> tuple[Look, ...]:
+    """The looks of a batch that are not the base model, each once, sorted."""
+    return tuple(sorted({look for look in looks if look != BASE}))
 
 
 class Batch:
@@ -197,13 +199,13 @@ class _Step:
         _add_lost(product, moved, lost, beta=0)
         # (most · tokens, looks · out) -> (rows, tokens, out)
         lost = lost.view(most, tokens, -1, outputs.shape[2]).transpose(1, 2).reshape(-1, tokens, outputs.shape[2])
-        if layout.real is not None:
-            lost = lost.index_select(0, layout.real)
+        lost = lost.index_select(0, layout.back)  # index_add_ would take ten times as long: a call for each row
+        if layout.base is not None:
+            lost.masked_fill_(layout.base, 0)  # not times 0: what another row loses may be no number
         if outputs.dtype == kind:
-            outputs.index_add_(0, layout.rows, lost)
+            outputs.add_(lost)
         else:  # rounded once, not twice
-            lost += outputs.index_select(0, layout.rows)
-            outputs.index_copy_(0, layout.rows, lost.to(outputs.dtype))
+            outputs.copy_(lost.add_(outputs))
 
 
 def _add_lost(product: torch.Tensor, inputs: torch.Tensor, outputs: torch.Tensor, beta: int) -> None:
