@@ -124,7 +124,7 @@ def _check(
     draws: int,
     resamples: int,
 ) -> Any:
-    """The split; refuses what would else be refused only after the first discovery. Errors: `OptionError`, `DataError`."""
+    """The split; refuses what else would be refused after the first discovery. Errors: `OptionError`, `DataError`."""
     if not isinstance(contrast, Contrast) or not contrast.paired:
         raise DataError(f"'{contrast.name}' is not paired: dynamics scores both poles' answers to the same questions.")
     if random_seeds < 1:
