@@ -53,7 +53,7 @@ def test_labels_tell_checkpoints_apart(tmp_path: Path) -> None:
     folders = [tmp_path / place / "a" / "step1" for place in ("x", "y")] + [tmp_path / "b" / "step1"]
     for folder in folders:
         folder.mkdir(parents=True)
-    assert [s.label for s in series(folders)] == ["a/step1", "a/step1 (2)", "b/step1"]
+    assert [s.label for s in series(folders)] == ["a/step1 (1)", "a/step1 (2)", "b/step1"]
 
 
 def test_revisions_of_a_hub_id_go_to_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
