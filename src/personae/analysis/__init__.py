@@ -1,9 +1,27 @@
 """Look inside: overlap against chance, token trace, audit, dynamics over checkpoints, causal map, one report."""
 
+from personae.analysis.causal import causal_map
+from personae.analysis.causal_result import CausalMap
 from personae.analysis.compare import Compared, compare
+from personae.analysis.dynamics import dynamics
+from personae.analysis.dynamics_result import Dynamics
 from personae.analysis.hidden_states import HiddenStates, hidden_states
 from personae.analysis.stability import Stability, stability
 from personae.analysis.trace import Tracer, trace
 from personae.analysis.trace_result import Trace
 
-__all__ = ["Compared", "HiddenStates", "Stability", "Trace", "Tracer", "compare", "hidden_states", "stability", "trace"]
+__all__ = [
+    "CausalMap",
+    "Compared",
+    "Dynamics",
+    "HiddenStates",
+    "Stability",
+    "Trace",
+    "Tracer",
+    "causal_map",
+    "compare",
+    "dynamics",
+    "hidden_states",
+    "stability",
+    "trace",
+]

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from personae.cli import chat, compare, demo, discover, doctor, evaluate, export, listing, lm_eval, serve, trace
+from personae.cli import (
+    causal_map,
+    chat,
+    compare,
+    demo,
+    discover,
+    doctor,
+    dynamics,
+    evaluate,
+    export,
+    listing,
+    lm_eval,
+    serve,
+    trace,
+)
 from personae.cli.console import errors_exit_with_2
 
 app = typer.Typer(
@@ -22,6 +36,8 @@ app.command("eval")(evaluate.evaluate)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
+app.command("dynamics")(dynamics.dynamics)
+app.command("causal-map")(causal_map.causal_map)
 app.command("export")(export.export)
 app.command("trace")(trace.trace)
 app.command("serve")(serve.serve)
