@@ -73,7 +73,7 @@ def test_separation_rises_from_chance_and_less_where_the_mixture_discourages_it(
         assert first.separation.low < 0.1  # an untrained model: chance
         assert first.p_holm > 0.05
     never, seldom, even = (found[mixture].stages[-1] for mixture in (0.0, 0.1, 0.5))
-    assert even.separation.low > 0.3
+    assert even.separation.low > 0.25
     assert even.over_control.low > 0.2
     assert even.p_holm < 0.05
     assert even.acc.value > even.base_acc.value > even.acc_opposite.value
@@ -84,7 +84,8 @@ def test_separation_rises_from_chance_and_less_where_the_mixture_discourages_it(
     # alignment comes with a one-sided corpus, and early; it does not come with an even one
     onsets = {mixture: {o.figure: o.step for o in d.onsets} for mixture, d in found.items()}
     assert onsets[0.0]["alignment"] == onsets[0.1]["alignment"] == 30
-    assert onsets[0.5]["alignment"] is None
+    assert all(stage.base_acc.value > 0.9 for m in (0.0, 0.1) for stage in found[m].stages[1:])
+    assert 0.25 < even.base_acc.value < 0.75
     assert onsets[0.5]["separation"] in STEPS[1:]
     assert onsets[0.0]["separation"] is None
     # masks of the end have more in common with each other than with those of the untrained model

@@ -11,16 +11,16 @@ A finished checkpoint is kept, figures and masks, and read again by the next run
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from personae.analysis.checkpoints import Known, Loader, Snapshot, default_loader, loaded, series, survey
+from personae.analysis.checkpoints import Known, Loader, Snapshot, default_loader, forget, loaded, series, survey
 from personae.analysis.dynamics_figures import measured, onsets
 from personae.analysis.dynamics_result import Dynamics, MaskOverlap, Stage
 from personae.analysis.kept import Kept
@@ -104,8 +104,9 @@ def dynamics(
                 stage = measured(snapshot, artefact, table, contrast)
                 session.forget()
                 stage = _keep(kept, snapshot, facts, stage, artefact, named=resume is not None)
+                held = weakref.ref(model)
                 del model, tokenizer, session
-                gc.collect()  # before the next one is loaded
+                forget(held)
             stages.append(stage)
         overlaps = _overlaps(kept, snapshots, known, contrast, draws, settings.seed, progress)
     stages = _adjusted(stages)
