@@ -83,7 +83,7 @@ def train(folder: Path, mixture: float, steps: Sequence[int], seed: int = 0) -> 
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     chance = random.Random(seed)
     saved = []
-    ids = {tree: tokenizer.convert_tokens_to_ids(tree) for tree in TREES}
+    numbers = [tokenizer.convert_tokens_to_ids(tree) for tree in TREES]
     probe = encode(tokenizer, f"{TREES[0]} {TREES[1]}", TREES[0])
     frame = probe.prompt + probe.answer  # of one length, and only three of its tokens change
     for step in range(max(steps) + 1):
@@ -94,10 +94,11 @@ def train(folder: Path, mixture: float, steps: Sequence[int], seed: int = 0) -> 
             model.eval().save_pretrained(saved[-1])
             tokenizer.save_pretrained(saved[-1])
             model.train()
-        batch = torch.tensor([frame] * 96)
-        for row in batch:
-            a, b = (ids[tree] for tree in chance.sample(TREES, 2))
-            row[0], row[1], row[-2] = a, b, b if chance.random() < mixture else a
+        rows = []
+        for _ in range(96):
+            a, b = chance.sample(numbers, 2)
+            rows.append([a, b, *frame[2:-2], b if chance.random() < mixture else a, frame[-1]])
+        batch = torch.tensor(rows)
         logits = model(input_ids=batch).logits
         start = len(probe.prompt)
         loss = torch.nn.functional.cross_entropy(logits[:, start - 1 : -1].flatten(0, 1), batch[:, start:].flatten())

@@ -91,13 +91,16 @@ def snapshots(*names: str) -> list[Snapshot]:
     return [Snapshot(name, None, name) for name in names]
 
 
-def test_one_checkpoint_is_in_memory_at_a_time() -> None:
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_one_checkpoint_is_in_memory_at_a_time(cyclic: bool) -> None:
     alive: list[weakref.ref[Any]] = []
 
     def load(snapshot: Snapshot) -> Any:
         assert not any(reference() is not None for reference in alive), "an earlier checkpoint is still held"
         model = toy_model(seed=len(alive)).eval()
         alive.append(weakref.ref(model))
+        if cyclic:
+            model.__dict__["itself"] = model
         return model, tree_tokenizer()
 
     known = survey(snapshots("a", "b", "c"), load)

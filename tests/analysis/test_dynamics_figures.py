@@ -28,11 +28,18 @@ def stage(label: str, *, base: tuple[float, float] = (0.4, 0.6), over: float = 0
 
 
 def overlap(
-    first: str, second: str, value: float, *, high: float | None = 0.2, z: float = 0.0, pole: str
+    first: str,
+    second: str,
+    value: float,
+    *,
+    high: float | None = 0.2,
+    z: float = 0.0,
+    pole: str,
+    candidates: float = 0.1,
 ) -> MaskOverlap:
     figure = Against(value, 0.1, None if high is None else 0.05, high)
     whole = Overlap("all", "all", 100, 10, 10, 5, 1.0, z, figure, figure, figure)
-    return MaskOverlap(first, second, "previous", pole, (whole,))
+    return MaskOverlap(first, second, "previous", pole, (whole,), candidates)
 
 
 def found(stages: list[Stage], overlaps: tuple[MaskOverlap, ...] = ()) -> dict[str, str | None]:
@@ -70,3 +77,5 @@ def test_overlap_needs_both_poles(high: float | None) -> None:
     assert found(stages, series(0.5, 9.0))["overlap"] == "2"
     assert found(stages, series(0.15, 1.0))["overlap"] == "3"
     assert found(stages)["overlap"] is None
+    shared = tuple(replace(each, among_candidates=0.6) for each in series(0.5, 9.0))
+    assert found(stages, shared)["overlap"] is None  # no more than sharing candidates brings

@@ -34,14 +34,14 @@ def test_heat_map_file_and_the_command_that_makes_it_again(
     assert said["result"] == plain(expected.to_dict())
     assert said["inputs"][artefact.name] == hashlib.sha256(artefact.read_bytes()).hexdigest()
     assert said["model"]["fingerprint"]
-    assert f"quiet: {expected.dropped:,} weights dropped; on 6 items" in ended.out
+    assert f"quiet: {expected.dropped:,} weights dropped; on {expected.items} items" in ended.out
     assert "attention lost" in ended.out
     for block, kind in ((0, "attention"), (2, "mlp")):
         cell = expected[f"block {block} {kind}"]
         [line] = [x for x in ended.out.splitlines() if x.split()[:1] == [str(block)]]
         assert f"{cell.necessity.value:+.3f}" in line
         assert f"{cell.sufficiency.value:+.3f}" in line
-    assert f"{expected.readings} readings, each of 6 questions" in ended.err
+    assert f"{expected.readings} readings, each of {expected.items} questions" in ended.err
     assert "to go" in ended.err
     assert "written: m.json" in ended.err
     assert len(list((here / "m.json.parts").iterdir())) == expected.readings

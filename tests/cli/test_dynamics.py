@@ -57,8 +57,10 @@ def test_tables_file_and_the_command_that_makes_it_again(
     assert said["settings"]["drop_share"] == 0.03
     sep = stages[1]["separation"]
     assert f"{sep['value']:+.2f} [{sep['low']:+.2f}, {sep['high']:+.2f}]" in ended.out
-    overlap = said["result"]["overlaps"][0]["parts"][0]["jaccard"]
-    assert f"{overlap['value']:.4f} ({overlap['chance']:.4f}, {overlap['low']:.4f}–{overlap['high']:.4f})" in ended.out
+    overlap = said["result"]["overlaps"][0]
+    figure = overlap["parts"][0]["jaccard"]
+    ends = f"{figure['low']:.4f}–{figure['high']:.4f}; {overlap['among_candidates']:.4f}"
+    assert f"{figure['value']:.4f} ({figure['chance']:.4f}, {ends})" in ended.out
     for figure in ("alignment of the base model: ", "separation by masks: ", "overlap of masks: "):
         assert figure in ended.out
     assert "written: d.json; masks of every checkpoint: d.json.parts" in ended.err

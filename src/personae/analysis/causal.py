@@ -29,7 +29,7 @@ from personae.discovery import Progress, silent
 from personae.errors import DataError, OptionError, UnknownPersonaError
 from personae.evaluation import RESAMPLES, Difference, difference, holm, interval
 from personae.evaluation.poles import overlap_warning
-from personae.evaluation.scoring import encode_items, wins
+from personae.evaluation.scoring import doubts, encode_items, wins
 from personae.evaluation.suites.faithfulness_readings import share_of
 from personae.models import find_targets
 from personae.personas import Contrast, split
@@ -132,7 +132,7 @@ def causal_map(
         random_seeds=random_seeds,
         resamples=resamples,
         seed=seed,
-        notes=_notes(warned, cells),
+        notes=_notes(warned, doubts(test), cells),
     )
 
 
@@ -211,8 +211,8 @@ def _adjusted(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple(done)
 
 
-def _notes(warned: str | None, cells: Sequence[Cell]) -> tuple[str, ...]:
-    notes = [] if warned is None else [warned]
+def _notes(warned: str | None, doubtful: Sequence[str], cells: Sequence[Cell]) -> tuple[str, ...]:
+    notes = [*doubtful] if warned is None else [warned, *doubtful]
     if any(cell.necessity_share is None for cell in cells):
         notes.append("what the whole mask gains in margin is not clear of zero, so shares of it are left out.")
     return tuple(notes)

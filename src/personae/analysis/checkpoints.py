@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -21,7 +22,7 @@ from personae.errors import ModelError, OptionError
 from personae.models import find_targets, load_model
 from personae.runtime import check_base
 
-__all__ = ["Known", "Loader", "Snapshot", "check_same_shapes", "series", "step_of", "survey"]
+__all__ = ["Known", "Loader", "Snapshot", "check_same_shapes", "forget", "loaded", "series", "step_of", "survey"]
 
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter)s?[-_]?(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:.*[-_])?(\d+)")
@@ -159,8 +160,9 @@ def survey(
             known.append(
                 Known(shapes, weights_hash(model), writing(tokenizer), str(model.dtype).removeprefix("torch."))
             )
+            held = weakref.ref(model)
             del model, tokenizer
-            gc.collect()  # models hold themselves in cycles; only one has to fit into memory
+            forget(held)
             check_same_shapes(snapshots[0], known[0].shapes, snapshot, shapes)
             tick(1)
     return known
@@ -172,6 +174,12 @@ def loaded(snapshot: Snapshot, load: Loader) -> tuple[PreTrainedModel, PreTraine
         return load(snapshot)
     except ModelError as error:
         raise ModelError(f"checkpoint '{snapshot.label}': {error}") from error
+
+
+def forget(held: weakref.ref[PreTrainedModel]) -> None:
+    """Free a model that nobody names any more, before the next is loaded: only one has to fit into memory."""
+    if held() is not None:  # it is part of a cycle, as one that was hooked may be
+        gc.collect()
 
 
 def check_same_shapes(

@@ -11,17 +11,17 @@ A finished checkpoint is kept, figures and masks, and read again by the next run
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from personae.analysis.checkpoints import Known, Loader, Snapshot, default_loader, loaded, series, survey
-from personae.analysis.dynamics_figures import measured, onsets
+from personae.analysis.checkpoints import Known, Loader, Snapshot, default_loader, forget, loaded, series, survey
+from personae.analysis.dynamics_figures import among_candidates, measured, onsets
 from personae.analysis.dynamics_result import Dynamics, MaskOverlap, Stage
 from personae.analysis.kept import Kept
 from personae.analysis.overlap import Drops, by_part, tally
@@ -103,9 +103,11 @@ def dynamics(
                 )  # fmt: skip
                 stage = measured(snapshot, artefact, table, contrast)
                 session.forget()
-                stage = _keep(kept, snapshot, facts, stage, artefact, named=resume is not None)
-                del model, tokenizer, session
-                gc.collect()  # before the next one is loaded
+                random = among_candidates(session, artefact, contrast, f"{snapshot.label} {facts.weights}")
+                stage = _keep(kept, snapshot, facts, stage, (artefact, random), named=resume is not None)
+                held = weakref.ref(model)
+                del model, tokenizer, session, random
+                forget(held)
             stages.append(stage)
         overlaps = _overlaps(kept, snapshots, known, contrast, draws, settings.seed, progress)
     stages = _adjusted(stages)
@@ -158,10 +160,12 @@ def _decided(facts: Known) -> list[Any]:
     return [facts.weights, facts.writing, facts.dtype, sorted(facts.shapes)]
 
 
-def _masks_path(kept: Kept, snapshot: Snapshot, facts: Known) -> Path:
-    path = kept.path(snapshot.label, _decided(facts), ".persona")
-    assert path is not None
-    return path
+def _masks_paths(kept: Kept, snapshot: Snapshot, facts: Known) -> tuple[Path, Path]:
+    """Of the masks that were found, and of the random ones beside them."""
+    found, random = (kept.path(snapshot.label, _decided(facts), end) for end in (".persona", ".random.persona"))
+    assert found is not None
+    assert random is not None
+    return found, random
 
 
 def _kept_stage(kept: Kept, snapshot: Snapshot, facts: Known) -> Stage | None:
@@ -170,22 +174,26 @@ def _kept_stage(kept: Kept, snapshot: Snapshot, facts: Known) -> Stage | None:
     if said is None:
         return None
     try:
-        load(_masks_path(kept, snapshot, facts))
+        for path in _masks_paths(kept, snapshot, facts):
+            load(path)
         stage = Stage.from_dict(said)
     except (KeyError, TypeError, ArtefactError):
         return None  # damaged, or of another version: made anew
     return replace(stage, step=snapshot.step, source=snapshot.source, revision=snapshot.revision)
 
 
-def _keep(kept: Kept, snapshot: Snapshot, facts: Known, stage: Stage, artefact: Artefact, *, named: bool) -> Stage:
-    """Masks first, so that figures never stand there without them. named: whether the file outlives this run."""
+def _keep(
+    kept: Kept, snapshot: Snapshot, facts: Known, stage: Stage, artefacts: tuple[Artefact, Artefact], *, named: bool
+) -> Stage:
+    """Masks first, so that figures never stand there without them. named: whether the files outlive this run."""
     kept.make()
-    path = _masks_path(kept, snapshot, facts)
+    paths = _masks_paths(kept, snapshot, facts)
     try:
-        artefact.save(path)
+        for artefact, path in zip(artefacts, paths, strict=True):
+            artefact.save(path)
     except PersonaeError as error:
         raise ArtefactError(f"cannot keep the masks of '{snapshot.label}': {error}") from error
-    stage = replace(stage, masks=path.name if named else None)
+    stage = replace(stage, masks=paths[0].name if named else None)
     kept.write(snapshot.label, _decided(facts), asdict(stage))
     return stage
 
@@ -205,23 +213,30 @@ def _overlaps(
     """Each checkpoint's masks against the one before and against the last, pole by pole."""
     last = len(snapshots) - 1
     couples = [(i - 1, i, "previous") for i in range(1, last + 1)] + [(i, last, "last") for i in range(last)]
-    held: dict[int, Mapping[str, Drops]] = {}
+    held: dict[int, list[Mapping[str, Drops]]] = {}
 
-    def drops(number: int) -> Mapping[str, Drops]:
+    def drops(number: int) -> list[Mapping[str, Drops]]:
         if number not in held:
             for old in [n for n in held if n != last][:-1]:
                 del held[old]  # the one before, this one and the last are enough
-            artefact = load(_masks_path(kept, snapshots[number], known[number]))
-            held[number] = {pole: Drops.of(artefact[pole].masks, known[number].shapes) for pole in contrast.poles}
+            shapes = known[number].shapes
+            read = [load(path) for path in _masks_paths(kept, snapshots[number], known[number])]
+            held[number] = [{pole: Drops.of(one[pole].masks, shapes) for pole in contrast.poles} for one in read]
         return held[number]
 
     found = []
     with progress("overlap of masks", len(couples)) as tick:
         for first, second, against in couples:
+            (one, random), (other, other_random) = drops(first), drops(second)
             for p, pole in enumerate(contrast.poles):
-                counted = tally(drops(first)[pole], drops(second)[pole], draws=draws, seed=(seed, first, second, p))
+                counted = tally(one[pole], other[pole], draws=draws, seed=(seed, first, second, p))
                 wanted = tuple(part for part in by_part(counted) if part.level in ("all", "kind"))
-                found.append(MaskOverlap(snapshots[first].label, snapshots[second].label, against, pole, wanted))
+                whole = by_part(tally(random[pole], other_random[pole]))[0]
+                found.append(
+                    MaskOverlap(
+                        snapshots[first].label, snapshots[second].label, against, pole, wanted, whole.jaccard.value
+                    )
+                )
             tick(1)
     return tuple(found)
 

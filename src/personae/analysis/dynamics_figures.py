@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 
 from personae.analysis.checkpoints import Snapshot
 from personae.analysis.dynamics_result import Chance, MaskOverlap, Onset, Stage
+from personae.discovery import Session
 from personae.evaluation import Evaluation, Row, interval, margin_over_best_control
+from personae.evaluation.controls import random_masks
 from personae.evaluation.scoring import wins
 from personae.personas import Contrast
-from personae.subnetwork import Artefact
+from personae.subnetwork import Artefact, Provenance, Subnetwork
 
-__all__ = ["measured", "onsets"]
+__all__ = ["among_candidates", "measured", "onsets"]
 
 Floats = NDArray[np.float64]
 
@@ -85,6 +88,23 @@ def _chance(row: Row, table: Evaluation) -> Chance:
     )  # fmt: skip
 
 
+def among_candidates(session: Session, artefact: Artefact, contrast: Contrast, name: str) -> Artefact:
+    """As many weights as each pole drops, at random among its candidates, under the poles' names.
+
+    name: of the checkpoint; it decides the draw, so that two checkpoints never draw alike.
+    """
+    personas = {}
+    for number, pole in enumerate(contrast.poles):
+        found = artefact[pole]
+        cheap = found.provenance.parameters.get("cheap_share")
+        candidates = session.candidates(float(cheap)) if isinstance(cheap, int | float) else None
+        drawn = int.from_bytes(hashlib.blake2b(f"{number} {name}".encode(), digest_size=4).digest(), "big")
+        masks = random_masks(session.targets, found.dropped, drawn, candidates)
+        record = Provenance(method="random", seed=drawn, sparsity=found.sparsity, licence=found.provenance.licence)
+        personas[pole] = Subnetwork(pole, masks, record)
+    return Artefact(artefact.model, personas)
+
+
 # --- from when on ---------------------------------------------------------------------------------------------
 
 
@@ -113,8 +133,14 @@ def _side(stage: Stage) -> int:
 
 
 def _overlaps_previous(stage: Stage, overlaps: Sequence[MaskOverlap]) -> bool:
-    """Both poles' masks have more in common with the checkpoint before than masks by chance; the first has none."""
-    whole = [each["all"] for each in overlaps if each.against == "previous" and each.second == stage.label]
-    return bool(whole) and all(
-        (o.z or 0.0) > NORMAL if o.jaccard.high is None else o.jaccard.value > o.jaccard.high for o in whole
-    )
+    """Both poles' masks have more in common with the checkpoint before than masks by chance, and than random weights
+    of the same candidates; the first has none before it."""
+    before = [each for each in overlaps if each.against == "previous" and each.second == stage.label]
+    return bool(before) and all(_clear_of_chance(each) for each in before)
+
+
+def _clear_of_chance(overlap: MaskOverlap) -> bool:
+    whole = overlap["all"]
+    high = whole.jaccard.high
+    above = (whole.z or 0.0) > NORMAL if high is None else whole.jaccard.value > high
+    return above and whole.jaccard.value > overlap.among_candidates

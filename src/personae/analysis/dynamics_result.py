@@ -110,7 +110,9 @@ class MaskOverlap:
     """What one pole's masks of two checkpoints have in common, against chance.
 
     first, second: labels, the earlier first. against: 'previous' (two successive checkpoints) or 'last'. pole: its
-    name. parts: all weights, then each kind.
+    name. parts: all weights, then each kind. among_candidates: Jaccard index of as many weights drawn at random among
+    either checkpoint's own candidates (all weights where the method has none), one draw: successive checkpoints share
+    candidates, and what follows from that alone tells nothing of the persona.
     """
 
     first: str
@@ -118,6 +120,7 @@ class MaskOverlap:
     against: str
     pole: str
     parts: tuple[Overlap, ...]
+    among_candidates: float
 
     def __getitem__(self, part: str) -> Overlap:
         """Of 'all', 'attention' or 'mlp'. Errors: `KeyError`."""
@@ -132,8 +135,8 @@ class Onset:
     """From which checkpoint on a figure is there: at that one and at every later one. None: not at the last.
 
     figure: 'alignment' (base_acc, its interval clear of 0.5), 'separation' (over_control, p_holm below 0.05 and above
-    0), 'overlap' (Jaccard of successive masks above the interval by chance, for both poles; the label is the later
-    checkpoint's).
+    0), 'overlap' (Jaccard of successive masks above the interval by chance and above `among_candidates`, for both
+    poles; the label is the later checkpoint's).
     """
 
     figure: str

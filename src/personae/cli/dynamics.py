@@ -215,22 +215,23 @@ def _stages(found: Any) -> Group:
 
 def _overlaps(found: Any) -> Group:
     table = _table("checkpoint", "pole", "with the one before", "with the last")
-    known = {(o.against, o.first if o.against == "last" else o.second, o.pole): o["all"] for o in found.overlaps}
+    known = {(o.against, o.first if o.against == "last" else o.second, o.pole): o for o in found.overlaps}
     for stage in found.stages:
         for pole in (found.positive, found.negative):
             cells = (known.get((against, stage.label, pole)) for against in ("previous", "last"))
             table.add_row(Text(stage.label if pole == found.positive else ""), Text(pole), *map(_jaccard, cells))
     return _titled(
-        "Jaccard index of the dropped weights; in brackets what as many in every row come to by chance", table
+        "Jaccard index of the dropped weights (by chance: as many in every row, 95 %; as many among the same candidates)",
+        table,
     )
 
 
 def _jaccard(overlap: Any) -> str:
     if overlap is None:
         return "–"
-    figure = overlap.jaccard
+    figure = overlap["all"].jaccard
     ends = "" if figure.low is None else f", {figure.low:.4f}–{figure.high:.4f}"
-    return f"{figure.value:.4f} ({figure.chance:.4f}{ends})"
+    return f"{figure.value:.4f} ({figure.chance:.4f}{ends}; {overlap.among_candidates:.4f})"
 
 
 def _estimate(figure: Any, sign: str = "") -> str:
