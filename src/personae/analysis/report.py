@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def report(
         if path.resolve() in seen:
             raise OptionError(f"{path} is given twice: leave one out.")
         seen[path.resolve()] = path
-    given = [read_file(path) for path in paths]
+    given = _named([read_file(path) for path in paths])
     if not allow_mixed:
         _check_one_model(given)
     return Report(title, parts_of(given))
@@ -129,6 +129,15 @@ def _check_one_model(files: Sequence[Given]) -> None:
             f"{first.name} is of {first.model}, but {other.name} of {other.model}: figures of different weights do not "
             "compare. Make one report a model, or give --allow-mixed (allow_mixed=True), which keeps them apart."
         )
+
+
+def _named(files: Sequence[Given]) -> list[Given]:
+    """The same; a model that a file names by its fingerprint alone gets the name that another file has for it."""
+    names = {f.model.fingerprint: f.model.id for f in reversed(files) if f.model is not None and f.model.id}
+    return [
+        f if f.model is None else replace(f, model=replace(f.model, id=names.get(f.model.fingerprint, f.model.id)))
+        for f in files
+    ]
 
 
 def slug(text: str) -> str:

@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "draw"]
 FORMATS = ("svg", "png", "pdf")
 WIDTH = 6.3  # inches: the text block of an A4 page
 RESOLUTION = 200  # dots an inch, of PNG
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "p", "h", "<", ">", "d", "8", "H")
 
 _SETTINGS = {
     "svg.hashsalt": "personae", "svg.fonttype": "path", "pdf.fonttype": 42, "text.parse_math": False,
@@ -76,7 +76,7 @@ def _chart(sheet: Any, axes: Any, chart: Chart) -> None:
     for place, rule in enumerate(chart.rules):
         line = axes.axvline if rule.upright else axes.axhline
         line(rule.at, color="#8a8a8a", linewidth=0.8, linestyle=":", zorder=0)
-        even = place % 2 == 0
+        even = place % 2 == 0 and not (rule.upright and chart.y.ticks is not None)
         at = (rule.at, 1 if even else 0) if rule.upright else (1 if even else 0, rule.at)
         axes.annotate(
             rule.name, at, xycoords=("data", "axes fraction") if rule.upright else ("axes fraction", "data"),
@@ -131,7 +131,7 @@ def _axis(axes: Any, axis: Any, label: Any, limits: Any, scale: Any, asked: Axis
         scale("log")
     if asked.ticks is not None:
         _ticks(axis, asked.ticks)
-        limits(-0.6, len(asked.ticks) - 0.4)
+        limits(-0.8, len(asked.ticks) - 0.4)
     elif asked.low is not None and asked.high is not None:
         margin = 0.0 if asked.log else 0.02 * (asked.high - asked.low)
         limits(asked.low - margin, asked.high + margin)

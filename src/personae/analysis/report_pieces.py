@@ -194,7 +194,7 @@ class ModelName:
 
     def __str__(self) -> str:
         short = self.fingerprint.removeprefix("sha256:")[:12]
-        return f"{self.id} ({short}…)" if short else self.id
+        return f"{self.id} ({short}…)".strip() if short else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,11 @@ def number(value: Any, digits: int = 3, *, signed: bool = False) -> str:
     return f"{value:{sign},.{digits}f}"
 
 
+def fixed(value: float, digits: int = 3, *, signed: bool = False) -> str:
+    """So many decimals, however small: what stands beside an interval is read against its width."""
+    return f"{value:{'+' if signed else ''},.{digits}f}"
+
+
 def percent(value: float | None) -> str:
     """'0.169 %', with three digits that count; '–' of nothing."""
     if value is None or not math.isfinite(value):
@@ -254,8 +259,8 @@ def cell(value: Any, digits: int = 3, *, signed: bool = False) -> Cell:
     if found.get("value") is None:
         return Cell(number(None if isinstance(value, Mapping) else value, digits, signed=signed))
     low, high = found.get("low"), found.get("high")
-    interval = "" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
-    return Cell(number(found["value"], digits, signed=signed), interval)
+    interval = "" if low is None or high is None else f"[{fixed(low, digits)}, {fixed(high, digits)}]"
+    return Cell(fixed(found["value"], digits, signed=signed), interval)
 
 
 def flattened(content: Any, name: str = "") -> Iterable[tuple[str, str]]:

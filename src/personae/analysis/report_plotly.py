@@ -18,7 +18,8 @@ __all__ = ["CIVIDIS", "DASHES", "MOST_TICKS", "MOST_WHISKERS", "RED_BLUE", "spec
 
 MOST_TICKS = 40  # names on one axis; of more, every so many-th
 MOST_WHISKERS = 120  # points of a series that get a marker each
-MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "circle-open",
+           "square-open", "diamond-open", "triangle-up-open", "triangle-down-open", "hexagram", "bowtie")  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 # From 0 to 1, told apart by the colour-blind and in grey (cividis); about 0, the ends blue and orange.
@@ -135,8 +136,9 @@ def _rule_name(rule: Rule, place: int, chart: Chart) -> dict[str, Any]:
     at = math.log10(rule.at) if axis.log and rule.at > 0 else rule.at
     common = {"text": _text(rule.name), "showarrow": False, "font": {"size": 11}}
     if rule.upright:
-        return {**common, "x": at, "y": 1 if place % 2 == 0 else 0, "yref": "paper", "xanchor": "left",
-                "yanchor": "top" if place % 2 == 0 else "bottom", "xshift": 3}  # fmt: skip
+        low = place % 2 == 1 or chart.y.ticks is not None  # names have room below the lowest of them
+        return {**common, "x": at, "y": 0 if low else 1, "yref": "paper", "xanchor": "left",
+                "yanchor": "bottom" if low else "top", "xshift": 3}  # fmt: skip
     return {**common, "y": at, "x": 1 if place % 2 == 0 else 0, "xref": "paper",
             "xanchor": "right" if place % 2 == 0 else "left", "yanchor": "bottom"}  # fmt: skip
 
@@ -203,7 +205,7 @@ def _axis(axis: Axis, *, log: bool = False, grid: bool = True) -> dict[str, Any]
         step = math.ceil(len(axis.ticks) / MOST_TICKS)
         at = list(range(0, len(axis.ticks), step))
         made |= {"tickmode": "array", "tickvals": at, "ticktext": [_text(_cut(axis.ticks[i])) for i in at]}
-        made["range"] = [-0.6, len(axis.ticks) - 0.4]
+        made["range"] = [-0.8, len(axis.ticks) - 0.4]
     elif axis.low is not None and axis.high is not None:
         low, high = (math.log10(end) if log else end for end in (axis.low, axis.high))
         made["range"] = [low - 0.02 * (high - low), high + 0.02 * (high - low)]
