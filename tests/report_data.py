@@ -267,8 +267,8 @@ def dynamics(steps: tuple[int | None, ...] = (100, 200, 300)) -> dict[str, Any]:
             "margin": three(acc), "margin_opposite": three(-acc), "controls": [control], "best_control": "random",
             "over_control": four(2 * acc - 1.01), "p_holm": 0.02, "capability_loss": 0.01 * place,
             "capability_loss_error": 0.002, "capability_text": "sampled", "base_plain": 3.0, "base_chat": 2.0,
-            "weights": 720, "dropped": [7, 9], "sparsity": 0.011, "chosen": [{"cheap_share": 0.1}, {"cheap_share": 0.2}],
-            "seconds": 2.0, "masks": None, "notes": [],
+            "weights": 720, "dropped": [7, 9], "sparsity": 0.011,
+            "chosen": [{"cheap_share": 0.1}, {"cheap_share": 0.2}], "seconds": 2.0, "masks": None, "notes": [],
         })  # fmt: skip
     overlaps = [
         {"first": f"checkpoint-{a}", "second": f"checkpoint-{b}", "against": against, "pole": pole,
@@ -313,5 +313,3 @@ def causal() -> dict[str, Any]:
         "cells": cells, "readings": 22, "random_seeds": 3, "resamples": 2000, "seed": 0, "notes": ["a map"],
     }  # fmt: skip
     return record("causal-map", result)
-
-

@@ -2,8 +2,21 @@
 
 from personae.analysis.compare import Compared, compare
 from personae.analysis.hidden_states import HiddenStates, hidden_states
+from personae.analysis.report import Report, report
 from personae.analysis.stability import Stability, stability
 from personae.analysis.trace import Tracer, trace
 from personae.analysis.trace_result import Trace
 
-__all__ = ["Compared", "HiddenStates", "Stability", "Trace", "Tracer", "compare", "hidden_states", "stability", "trace"]
+__all__ = [
+    "Compared",
+    "HiddenStates",
+    "Report",
+    "Stability",
+    "Trace",
+    "Tracer",
+    "compare",
+    "hidden_states",
+    "report",
+    "stability",
+    "trace",
+]

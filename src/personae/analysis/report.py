@@ -4,8 +4,8 @@
 2. Files of different models stand in one report only where that is asked for, and no figure compares across them.
 3. Each file becomes a part of tables and figures as plain data; what several files say together comes first
    (`report_parts`).
-4. The page draws the figures with Plotly, which it carries within itself (`report_page`); files for papers draw the same
-   data with Matplotlib.
+4. The page draws the figures with Plotly, which it carries within itself (`report_page`); files for papers draw the
+   same data with Matplotlib.
 
 Nothing is measured here but the overlap of artefacts that are given together. The same files give the same bytes.
 """

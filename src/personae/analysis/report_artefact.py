@@ -61,7 +61,8 @@ def _personas_table(artefact: Artefact) -> Table:
         measured = record.measured
         items = "–" if record.calibration is None else number(record.calibration.items)
         rows.append((
-            Cell(persona.name), Cell(record.method), Cell("–" if record.calibration is None else record.calibration.name),
+            Cell(persona.name), Cell(record.method),
+            Cell("–" if record.calibration is None else record.calibration.name),
             Cell(items), Cell(number(persona.dropped)), Cell(percent(persona.dropped / _weights(artefact))),
             cell(measured.get("dev_acc")), cell(measured.get("capability_loss_bound"), 4),
         ))  # fmt: skip

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from personae.analysis.report_pieces import COLOURS, Axis, Chart, Figure, HeatMap, Series, number
-from personae.analysis.report_plotly import CIVIDIS, MOST_TICKS, MOST_WHISKERS, RED_BLUE
+from personae.analysis.report_plotly import CIVIDIS, MOST_TICKS, MOST_WHISKERS, RED_BLUE, cut
 from personae.errors import OptionError
 
 __all__ = ["FORMATS", "draw"]
@@ -73,16 +73,14 @@ def _chart(sheet: Any, axes: Any, chart: Chart) -> None:
         if series.listed:
             shown.append(handle)
             names.append(series.name)
-    for place, rule in enumerate(chart.rules):
+    for rule in chart.rules:
         line = axes.axvline if rule.upright else axes.axhline
         line(rule.at, color="#8a8a8a", linewidth=0.8, linestyle=":", zorder=0)
-        even = place % 2 == 0 and not (rule.upright and chart.y.ticks is not None)
-        at = (rule.at, 1 if even else 0) if rule.upright else (1 if even else 0, rule.at)
-        axes.annotate(
-            rule.name, at, xycoords=("data", "axes fraction") if rule.upright else ("axes fraction", "data"),
-            xytext=(2, -2 if even else 2) if rule.upright else (0, 1), textcoords="offset points", fontsize=6.5,
-            color="#555555", ha="left" if rule.upright or not even else "right",
-            va=("top" if even else "bottom") if rule.upright else "bottom",
+        axes.annotate(  # a level rule is named to the right of the axes, where no data are
+            cut(rule.name), (rule.at, 0) if rule.upright else (1, rule.at),
+            xycoords=("data", "axes fraction") if rule.upright else ("axes fraction", "data"),
+            xytext=(2, 2) if rule.upright else (3, 0), textcoords="offset points", fontsize=6.5, color="#555555",
+            ha="left", va="bottom" if rule.upright else "center", annotation_clip=False,
         )  # fmt: skip
     _axis(axes, axes.xaxis, axes.set_xlabel, axes.set_xlim, axes.set_xscale, chart.x)
     _axis(axes, axes.yaxis, axes.set_ylabel, axes.set_ylim, axes.set_yscale, chart.y)
@@ -94,7 +92,9 @@ def _chart(sheet: Any, axes: Any, chart: Chart) -> None:
 def _drawn(axes: Any, series: Series, colour: str, place: int) -> Any:
     x, y = ([math.nan if v is None else v for v in values] for values in (series.x, series.y))
     if series.style == "bars":
-        return axes.bar(x, y, width=0.7, color=colour, yerr=_errors(series.y, series.low, series.high), ecolor="#333333")
+        return axes.bar(
+            x, y, width=0.7, color=colour, yerr=_errors(series.y, series.low, series.high), ecolor="#333333"
+        )
     if series.band and series.low is not None and series.high is not None:
         low, high = ([math.nan if v is None else v for v in values] for values in (series.low, series.high))
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -102,18 +102,18 @@ def _drawn(axes: Any, series: Series, colour: str, place: int) -> Any:
     errors = {} if series.band or not few else {
         name: found
         for name, found in (
-            ("yerr", _errors(series.y, series.low, series.high)), ("xerr", _errors(series.x, series.x_low, series.x_high))
+            ("yerr", _errors(series.y, series.low, series.high)),
+            ("xerr", _errors(series.x, series.x_low, series.x_high)),
         )
         if found is not None
     }  # fmt: skip
     lines = series.style in ("line", "both", "steps") or not few
     marked = series.style in ("points", "both") and few
-    made = axes.errorbar(
+    return axes.errorbar(
         x, y, **errors, color=colour, linestyle=("--" if series.dashed else "-") if lines else "none",
         marker=MARKERS[place % len(MARKERS)] if marked else "none", markersize=4, linewidth=1.2, elinewidth=0.8,
         capsize=2, drawstyle="steps-post" if series.style == "steps" else "default",
     )  # fmt: skip
-    return made
 
 
 def _errors(values: Any, low: Any, high: Any) -> list[list[float]] | None:
@@ -141,7 +141,7 @@ def _axis(axes: Any, axis: Any, label: Any, limits: Any, scale: Any, asked: Axis
 
 def _ticks(axis: Any, names: tuple[str, ...]) -> None:
     at = list(range(0, len(names), math.ceil(len(names) / MOST_TICKS)))
-    axis.set_ticks(at, labels=[names[i] if len(names[i]) <= 32 else f"{names[i][:31]}…" for i in at])
+    axis.set_ticks(at, labels=[cut(names[i]) for i in at])
     crowded = axis.axis_name == "x" and sum(len(names[i]) + 2 for i in at) > 90
     axis.set_tick_params(labelrotation=60 if crowded else 0, labelsize=6 if len(at) > 16 else 7)
 

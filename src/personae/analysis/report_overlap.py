@@ -109,8 +109,8 @@ def _tables(found: Compared) -> list[Table]:
     columns = ("pair", "part", "first", "second", "both", "difference", "Jaccard", "cosine", "z")
     note = (
         "first, second, both: weights dropped. Below each figure: what masks with as many dropped in every row come to "
-        f"by chance, its exact expectation and the central 95 % of {found.draws} draws. difference: over all weights of "
-        "the part; Jaccard: of what either drops, the share that both drop; z: standard deviations of chance."
+        f"by chance, its exact expectation and the central 95 % of {found.draws} draws. difference: over all weights "
+        "of the part; Jaccard: of what either drops, the share that both drop; z: standard deviations of chance."
     )
     return [Table("Overlap against chance", columns, tuple(rows), words=frozenset({0, 1}), notes=(note,))]
 
@@ -141,8 +141,8 @@ def _matrix(found: Compared) -> HeatMap:
     values = tuple(tuple(found.matrices["jaccard"][i][j] if i != j else None for j in order) for i in order)
     return HeatMap(
         "overlap", "Jaccard index of dropped weights",
-        "Of the weights that either persona drops, the share that both drop, over all targets; the diagonal, 1, is left "
-        "out. In the order of the tree below. Chance and intervals stand in the table.",
+        "Of the weights that either persona drops, the share that both drop, over all targets; the diagonal, 1, is "
+        "left out. In the order of the tree below. Chance and intervals stand in the table.",
         labels, labels, "", "", values, "Jaccard index", numbers=len(order) <= MOST_NUMBERS,
     )  # fmt: skip
 
@@ -180,8 +180,8 @@ def _by_block(pair: ComparedPair, place: int) -> Chart:
     return Chart(
         f"blocks-{place}",
         f"{pair.first} and {pair.second}: Jaccard index by block",
-        "Of the weights of a block that either drops, the share that both drop; by chance: the exact expectation for as "
-        "many dropped in every row, with the central 95 % of the draws as a band.",
+        "Of the weights of a block that either drops, the share that both drop; by chance: the exact expectation for "
+        "as many dropped in every row, with the central 95 % of the draws as a band.",
         Axis("block"), Axis("Jaccard index", low=0.0),
         (
             Series("observed", xs, tuple(j.value for j in jaccards)),

@@ -63,9 +63,7 @@ def _worse(loss: Loss, pole: int) -> tuple[float, float]:
     return max((loss.values[i], loss.errors[i]) for i in (pole, pole + 2))
 
 
-def chart(
-    key: str, title: str, pole: str, points: Sequence[Point], caption: str, budget: float | None = None
-) -> Chart:
+def chart(key: str, title: str, pole: str, points: Sequence[Point], caption: str, budget: float | None = None) -> Chart:
     """Points by condition, lines through the sizes of one condition, the frontier as a dashed staircase."""
     series = []
     for name in dict.fromkeys(point.condition for point in points):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from personae.analysis.report_artefact import artefact_part
 from personae.analysis.report_audit import audit_part
 from personae.analysis.report_dynamics import causal_part, dynamics_part
-from personae.analysis.report_artefact import artefact_part
 from personae.analysis.report_measured import evaluation_part, frontier_part, joint_frontiers, suite_part
 from personae.analysis.report_overlap import compare_part, overlap_part
 from personae.analysis.report_pieces import Part

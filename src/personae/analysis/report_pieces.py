@@ -268,7 +268,9 @@ def flattened(content: Any, name: str = "") -> Iterable[tuple[str, str]]:
     if isinstance(content, Mapping):
         for key, item in content.items():
             yield from flattened(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(content, Sequence) and not isinstance(content, str) and any(isinstance(i, Mapping) for i in content):
+    elif (
+        isinstance(content, Sequence) and not isinstance(content, str) and any(isinstance(i, Mapping) for i in content)
+    ):
         for place, item in enumerate(content):
             yield from flattened(item, f"{name}[{place}]")
     else:

@@ -1,7 +1,7 @@
 """Figures as Plotly's own JSON (data, layout), for the page.
 
-Nothing here fixes a colour of text or grid: the page's style sheet does, so that a figure follows light, dark and print.
-Plotly reads a few tags in its labels, so every text is escaped once before it gets there. Positions on axes are numbers
+Nothing here fixes a colour of text: the page's style sheet does, so that a figure follows light, dark and print. Plotly
+reads a few tags in its labels, so every text is escaped once before it gets there. Positions on axes are numbers
 and names stand at them as ticks: names that repeat, or that look like numbers or dates, stay what they are.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 
 from personae.analysis.report_pieces import COLOURS, Axis, Chart, Figure, HeatMap, Points, Rule, Series, number
 
-__all__ = ["CIVIDIS", "DASHES", "MOST_TICKS", "MOST_WHISKERS", "RED_BLUE", "spec"]
+__all__ = ["CIVIDIS", "DASHES", "LONGEST", "MOST_TICKS", "MOST_WHISKERS", "RED_BLUE", "cut", "spec"]
 
 MOST_TICKS = 40  # names on one axis; of more, every so many-th
+LONGEST = 32  # characters of a name on an axis
 MOST_WHISKERS = 120  # points of a series that get a marker each
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "circle-open",
            "square-open", "diamond-open", "triangle-up-open", "triangle-down-open", "hexagram", "bowtie")  # fmt: skip
@@ -49,7 +50,9 @@ def _chart(chart: Chart) -> dict[str, Any]:
     layout["yaxis"] = _axis(chart.y, log=chart.y.log)
     layout["showlegend"] = sum(series.listed for series in chart.series) > 1
     layout["shapes"] = [_rule(rule) for rule in chart.rules]
-    layout["annotations"] = [_rule_name(rule, place, chart) for place, rule in enumerate(chart.rules)]
+    layout["annotations"] = [_rule_name(rule, chart) for rule in chart.rules]
+    beside = max((len(rule.name) for rule in chart.rules if not rule.upright), default=0)
+    layout["margin"]["r"] += 6 * min(beside, LONGEST)
     return {"data": data, "layout": layout}
 
 
@@ -115,8 +118,8 @@ def _band(series: Series, colour: int) -> dict[str, Any]:
     r, g, b = (int(COLOURS[colour][i : i + 2], 16) for i in (1, 3, 5))
     return {
         "type": "scatter", "x": _points([x for x, _, _ in ends] + [x for x, _, _ in ends[::-1]]),
-        "y": _points([high for _, _, high in ends] + [low for _, low, _ in ends[::-1]]), "mode": "lines", "fill": "toself",
-        "fillcolor": f"rgba({r},{g},{b},0.22)", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
+        "y": _points([high for _, _, high in ends] + [low for _, low, _ in ends[::-1]]), "mode": "lines",
+        "fill": "toself", "fillcolor": f"rgba({r},{g},{b},0.22)", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
         "name": _text(series.name),
     }  # fmt: skip
 
@@ -130,17 +133,14 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return {"type": "line", **ends, "line": {"color": "#8a8a8a", "width": 1.2, "dash": "dot"}, "layer": "below"}
 
 
-def _rule_name(rule: Rule, place: int, chart: Chart) -> dict[str, Any]:
-    """At alternate ends, so that the names of two near rules do not cover each other."""
+def _rule_name(rule: Rule, chart: Chart) -> dict[str, Any]:
+    """Of a level rule to the right of the axes, where no data are; of an upright one along its end."""
     axis = chart.x if rule.upright else chart.y
     at = math.log10(rule.at) if axis.log and rule.at > 0 else rule.at
-    common = {"text": _text(rule.name), "showarrow": False, "font": {"size": 11}}
+    common = {"text": _text(cut(rule.name)), "showarrow": False, "font": {"size": 11}, "xanchor": "left", "xshift": 3}
     if rule.upright:
-        low = place % 2 == 1 or chart.y.ticks is not None  # names have room below the lowest of them
-        return {**common, "x": at, "y": 0 if low else 1, "yref": "paper", "xanchor": "left",
-                "yanchor": "bottom" if low else "top", "xshift": 3}  # fmt: skip
-    return {**common, "y": at, "x": 1 if place % 2 == 0 else 0, "xref": "paper",
-            "xanchor": "right" if place % 2 == 0 else "left", "yanchor": "bottom"}  # fmt: skip
+        return {**common, "x": at, "y": 0, "yref": "paper", "yanchor": "bottom"}
+    return {**common, "y": at, "x": 1, "xref": "paper", "yanchor": "middle"}
 
 
 def _height(chart: Chart) -> int:
@@ -166,7 +166,7 @@ def _heat_map(figure: HeatMap) -> dict[str, Any]:
         "y": list(range(rows)), "zmin": _rounded(low), "zmax": _rounded(high),
         "colorscale": [[i / (len(stops) - 1), colour] for i, colour in enumerate(stops)],
         "xgap": 1 if columns <= 60 else 0, "ygap": 1, "hoverinfo": "text", "hovertext": told,
-        "colorbar": {"title": {"text": _text(figure.unit), "side": "right"}, "thickness": 14, "outlinewidth": 0},
+        "colorbar": {"title": {"text": _text(figure.unit), "side": "top"}, "thickness": 14, "outlinewidth": 0},
     }  # fmt: skip
     if figure.numbers:
         trace |= {
@@ -204,7 +204,7 @@ def _axis(axis: Axis, *, log: bool = False, grid: bool = True) -> dict[str, Any]
     if axis.ticks is not None:
         step = math.ceil(len(axis.ticks) / MOST_TICKS)
         at = list(range(0, len(axis.ticks), step))
-        made |= {"tickmode": "array", "tickvals": at, "ticktext": [_text(_cut(axis.ticks[i])) for i in at]}
+        made |= {"tickmode": "array", "tickvals": at, "ticktext": [_text(cut(axis.ticks[i])) for i in at]}
         made["range"] = [-0.8, len(axis.ticks) - 0.4]
     elif axis.low is not None and axis.high is not None:
         low, high = (math.log10(end) if log else end for end in (axis.low, axis.high))
@@ -214,8 +214,9 @@ def _axis(axis: Axis, *, log: bool = False, grid: bool = True) -> dict[str, Any]
     return made
 
 
-def _cut(name: str, longest: int = 32) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+def cut(name: str) -> str:
+    """A name as it stands on an axis; all of it is told on pointing, and stands in the tables."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _text(text: str) -> str:

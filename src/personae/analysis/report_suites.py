@@ -66,8 +66,8 @@ def _minimality(rows: Sequence[dict[str, Any]]) -> Chart:
     series = _line("margin gained", [row["decile"] for row in tenths], [row["margin gained"] for row in tenths], 0)
     return Chart(
         "minimality", "Margin gained by each tenth of the mask alone",
-        "A tenth of the weights that the mask drops, by rank, 1 the best, dropped alone; change of the mean margin over "
-        f"base, nats a token. random: as many of the same candidates, mean over draws. {_OVER_ITEMS}",
+        "A tenth of the weights that the mask drops, by rank, 1 the best, dropped alone; change of the mean margin "
+        f"over base, nats a token. random: as many of the same candidates, mean over draws. {_OVER_ITEMS}",
         Axis("tenth of the mask, by rank"), Axis("margin gained, nats a token"), (series,),
         () if chance is None else (Rule(chance, "random"),),
     )  # fmt: skip
@@ -81,6 +81,7 @@ def _restoration(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     series = tuple(
         _line(column, numbers, [row.get(column) for row in blocks], place)
         for place, column in enumerate(("lost when restored", "brought alone"))
+        if any(_three(row.get(column))[0] is not None for row in blocks)
     )
     return [
         Chart(

@@ -132,8 +132,8 @@ def _shares(result: Said, personas: Sequence[str]) -> list[Figure]:
         figures.append(
             Chart(
                 f"share-{kind}", f"Share of each block's {kind} output through weights that one persona alone drops",
-                "sqrt( Σ ‖(W ⊙ D) x‖² / Σ ‖W x‖² ), squares summed over the text's positions and the block's targets of "
-                "that kind; x under the base model, D: weights that this persona drops and no other does.",
+                "sqrt( Σ ‖(W ⊙ D) x‖² / Σ ‖W x‖² ), squares summed over the text's positions and the block's targets "
+                "of that kind; x under the base model, D: weights that this persona drops and no other does.",
                 Axis("block"), Axis("share, %", low=0.0), series,
             )
         )  # fmt: skip

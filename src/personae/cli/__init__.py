@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from personae.cli import chat, compare, demo, discover, doctor, evaluate, export, listing, lm_eval, serve, trace
+from personae.cli import chat, compare, demo, discover, doctor, evaluate, export, listing, lm_eval, report, serve, trace
 from personae.cli.console import errors_exit_with_2
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("trace")(trace.trace)
+app.command("report")(report.report)
 app.command("serve")(serve.serve)
 
 
