@@ -111,20 +111,12 @@ def _attacks(hazards: Sequence[Said]) -> list[Table]:
     if not rows:
         return []
     columns = (
-        "hazard",
-        "attack",
-        "kind",
-        "base, attacked",
-        "moved",
-        "margin moved",
-        "counts",
-        "disabled, attacked",
-        "note",
-    )
+        "hazard", "attack", "kind", "base, attacked", "moved", "margin moved", "counts", "disabled, attacked", "note"
+    )  # fmt: skip
     note = (
-        f"{_ALIGNMENT} moved, margin moved: base under attack minus base, in alignment and in nats a token. An attack counts "
-        "only where the interval of the alignment lies above 0, or, where base is past the threshold already, that of "
-        "the margin. disabled, attacked: the same attack on the disabled model, on the same items."
+        f"{_ALIGNMENT} moved, margin moved: base under attack minus base, in alignment and in nats a token. An attack "
+        "counts only where the interval of the alignment lies above 0, or, where base is past the threshold already, "
+        "that of the margin. disabled, attacked: the same attack on the disabled model, on the same items."
     )
     return [Table("Attacks", columns, tuple(rows), words=frozenset({0, 1, 2, 6, 8}), notes=(note,))]
 

@@ -142,7 +142,7 @@ def _rising(stages: Sequence[Said], result: Said) -> list[Chart]:
               f"Share of test items won by p⁺'s answer: {about}", axis, Axis("share of items", low=0.0, high=1.0),
               alignment, (Rule(0.5, "chance"),)),
         Chart("separation", "Separation over checkpoints",
-              "acc − acc opposite, paired by item; controls: masks with as many weights, mean over their seeds. " + about,
+              f"acc − acc opposite, paired by item; controls: as many weights dropped, mean over their seeds. {about}",
               axis, Axis("separation"), tuple(separation), (Rule(0.0, "chance"),)),
         Chart("loss", "Capability loss over checkpoints",
               "The largest rise of the negative log-likelihood over both masks and both texts, ± 1.96 standard errors.",

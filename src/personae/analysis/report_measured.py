@@ -204,7 +204,8 @@ def _frontiers(found: Evaluation, rows: Sequence[Row], budget: float | None = No
         caption = (
             f"{_ACC} Loss: rise of the negative log-likelihood over base under that mask, the larger of plain text and "
             f"chat ({found.text.name}). Left and high is good. {_INTERVALS} The staircase joins what no other "
-            "condition beats in both, by point estimates. Conditions without a measured loss, such as prompts, are left out."
+            "condition beats in both, by point estimates. Conditions without a measured loss, such as prompts, are "
+            "left out."
         )
         charts.append(
             chart(f"pareto-{'positive' if pole == 0 else 'negative'}{where}", f"{name}: accuracy over capability loss",

@@ -119,7 +119,8 @@ def _band(series: Series, colour: int) -> dict[str, Any]:
     return {
         "type": "scatter", "x": _points([x for x, _, _ in ends] + [x for x, _, _ in ends[::-1]]),
         "y": _points([high for _, _, high in ends] + [low for _, low, _ in ends[::-1]]), "mode": "lines",
-        "fill": "toself", "fillcolor": f"rgba({r},{g},{b},0.22)", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
+        "fill": "toself", "fillcolor": f"rgba({r},{g},{b},0.22)", "line": {"width": 0}, "hoverinfo": "skip",
+        "showlegend": False,
         "name": _text(series.name),
     }  # fmt: skip
 
