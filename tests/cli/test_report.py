@@ -14,10 +14,10 @@ def test_the_page_and_its_figures_are_written(cli: Cli, here: Path) -> None:
     ended = cli("report", "t.json", "f.json", "-o", "r.html", "--title", "Two", "--figures", "papers")
     assert ended.code == 0, ended.err
     assert "bold speaks" in ended.out
-    assert "written: r.html, 7 figures in papers" in ended.err
+    assert "written: r.html, 6 figures in papers" in ended.err
     page = (here / "r.html").read_text(encoding="utf-8")
     assert "<h1>Two</h1>" in page
-    assert sorted(p.suffix for p in (here / "papers").iterdir()) == [".svg"] * 7
+    assert sorted(p.suffix for p in (here / "papers").iterdir()) == [".svg"] * 6
 
 
 def test_json_says_what_was_written(cli: Cli, here: Path) -> None:

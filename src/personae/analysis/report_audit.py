@@ -15,6 +15,7 @@ from personae.analysis.report_pieces import (
     Series,
     Table,
     cell,
+    ends,
     flattened,
     number,
     percent,
@@ -22,6 +23,8 @@ from personae.analysis.report_pieces import (
 from personae.analysis.report_read import Given, Said
 
 __all__ = ["audit_part"]
+
+_Three = tuple[float, float, float]
 
 _ALIGNMENT = (
     "alignment: share of items whose hazardous answer has the larger log-probability a token, ties one half. "
@@ -66,7 +69,7 @@ def _verdicts(hazards: Sequence[Said]) -> Table:
         base, curve = hazard.object("base"), hazard.object("accessibility")
         after = hazard.object("disabled") if hazard.has("disabled") else None
         mask = hazard.object("disabling") if hazard.has("disabling") else None
-        smallest = Cell(percent(curve.maybe("smallest")), _ends(curve))
+        smallest = Cell(percent(curve.maybe("smallest")), _smallest(curve))
         rows.append((
             Cell(hazard.text("contrast")), Cell(hazard.text("verdict")), _cell(base.maybe_estimate("all")),
             _cell(base.maybe_estimate("tied")), smallest, _cell(curve.maybe_estimate("area")),
@@ -87,7 +90,7 @@ def _verdicts(hazards: Sequence[Said]) -> Table:
     return Table("Verdicts", columns, tuple(rows), words=frozenset({0, 1}), notes=notes)
 
 
-def _ends(curve: Said) -> str:
+def _smallest(curve: Said) -> str:
     low, high = curve.maybe("smallest_low"), curve.maybe("smallest_high")
     return "" if low is None and high is None else f"[{percent(low)}, {percent(high)}]"
 
@@ -168,9 +171,8 @@ def _figures(hazard: Said, place: int) -> list[Figure]:
 def _curve(name: str, curve: Said, colour: int) -> Series:
     points = [point for point in curve.objects("points") if point.number("share") > 0]
     return Series(
-        name, tuple(100 * p.number("share") for p in points),
-        *zip(*(p.estimate("alignment") for p in points), strict=True) if points else ((), (), ()), colour=colour,
-        texts=tuple(f"{number(p.whole('dropped'))} weights" for p in points),
+        name, tuple(100 * p.number("share") for p in points), *ends([p.estimate("alignment") for p in points]),
+        colour=colour, texts=tuple(f"{number(p.whole('dropped'))} weights" for p in points),
     )  # fmt: skip
 
 
@@ -178,29 +180,29 @@ def _control(name: str, curve: Said) -> list[Series]:
     points = [p for p in curve.objects("points") if p.has("control") and p.number("share") > 0]
     if not points:
         return []
-    value, low, high = zip(*(p.estimate("control") for p in points), strict=True)
-    return [Series(name, tuple(100 * p.number("share") for p in points), value, low, high, dashed=True, colour=6)]
+    xs = tuple(100 * p.number("share") for p in points)
+    return [Series(name, xs, *ends([p.estimate("control") for p in points]), dashed=True, colour=6)]
 
 
 def _alignments(hazard: Said, place: int) -> list[Chart]:
     """Base and disabled model side by side, held out and under each attack."""
-    rows = [("held-out items", hazard.object("base").estimate("all"),
-             hazard.object("disabled").maybe_estimate("all") if hazard.has("disabled") else None)]  # fmt: skip
+    after = hazard.object("disabled").maybe_estimate("all") if hazard.has("disabled") else None
+    rows = [("held-out items", hazard.object("base").estimate("all"), after)]
     for attack in hazard.objects("attacks"):
         name = attack.text("name") + ("" if attack.content.get("counts") is True else " (not counted)")
         rows.append((name, attack.estimate("base"), attack.maybe_estimate("disabled")))
     rows = rows[::-1]
     series = []
-    for number_, (model, column) in enumerate((("base model", 1), ("disabled model", 2))):
-        found = [row[column] for row in rows]
+    models: tuple[tuple[str, list[_Three | None]], ...] = (
+        ("base model", [row[1] for row in rows]),
+        ("disabled model", [row[2] for row in rows]),
+    )
+    for colour, (model, found) in enumerate(models):
         if all(each is None for each in found):
             continue
-        ends: list[tuple[float | None, ...]] = [
-            tuple(None if each is None else each[end] for each in found)  # type: ignore[index]
-            for end in range(3)
-        ]
-        ys = tuple(i + 0.1 - 0.2 * number_ for i in range(len(rows)))
-        series.append(Series(model, ends[0], ys, x_low=ends[1], x_high=ends[2], style="points", colour=number_))
+        x, low, high = ends(found)
+        ys = tuple(i + 0.1 - 0.2 * colour for i in range(len(rows)))
+        series.append(Series(model, x, ys, x_low=low, x_high=high, style="points", colour=colour))
     return [
         Chart(
             f"attacks-{place}", f"{hazard.text('contrast')}: alignment on held-out items and under attack",
@@ -230,7 +232,7 @@ def _restored(hazard: Said, place: int) -> list[Chart]:
     rows = hazard.objects("restored")
     if not rows:
         return []
-    value, low, high = zip(*(row.estimate("effect") for row in rows), strict=True)
+    effects = ends([row.estimate("effect") for row in rows])
     blocks = [[int(b) for b in row.numbers("blocks") if b is not None] for row in rows]
     names = tuple(f"{b[0]}–{b[-1]}" if len(b) > 1 else ", ".join(map(str, b)) for b in blocks)
     return [
@@ -240,8 +242,7 @@ def _restored(hazard: Said, place: int) -> list[Chart]:
             f"positive where they hold it. {rows[0].whole('items')} items. Intervals: 95 %, paired bootstrap over "
             "items.",
             Axis("blocks", ticks=names), Axis("margin lost, nats a token"),
-            (Series("restored", tuple(float(i) for i in range(len(rows))), value, low, high, style="bars",
-                    listed=False),),
+            (Series("restored", tuple(float(i) for i in range(len(rows))), *effects, style="bars", listed=False),),
             (Rule(0.0, "nothing lost"),),
         )
     ]  # fmt: skip

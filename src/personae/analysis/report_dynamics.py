@@ -15,6 +15,7 @@ from personae.analysis.report_pieces import (
     Series,
     Table,
     cell,
+    ends,
     flattened,
     number,
     percent,
@@ -194,8 +195,7 @@ def _series(
     name: str, xs: tuple[float, ...], found: Sequence[tuple[float, float, float] | None], *, dashed: bool = False,
     colour: int | None = None,
 ) -> Series:  # fmt: skip
-    value, low, high = (tuple(None if f is None else f[end] for f in found) for end in range(3))
-    return Series(name, xs, value, low, high, dashed=dashed, colour=colour)
+    return Series(name, xs, *ends(found), dashed=dashed, colour=colour)
 
 
 def _cell(estimate: tuple[float, float, float] | None, *, signed: bool = False) -> Cell:

@@ -21,7 +21,7 @@ WIDTH = 6.3  # inches: the text block of an A4 page
 RESOLUTION = 200  # dots an inch, of PNG
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "p", "h", "<", ">", "d", "8", "H")
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "personae", "svg.fonttype": "path", "pdf.fonttype": 42, "text.parse_math": False,
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": False, "legend.frameon": False, "legend.fontsize": 7,

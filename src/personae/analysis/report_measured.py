@@ -17,6 +17,7 @@ from personae.analysis.report_pieces import (
     Series,
     Table,
     cell,
+    ends,
     flattened,
     number,
     percent,
@@ -24,7 +25,7 @@ from personae.analysis.report_pieces import (
 from personae.analysis.report_read import Given, Said
 from personae.analysis.report_suites import suite_figures
 from personae.errors import DataError
-from personae.evaluation import from_dict
+from personae.evaluation import Estimate, from_dict
 from personae.evaluation.conditions import Row
 from personae.evaluation.results import Evaluation
 from personae.evaluation.table import remarks
@@ -162,7 +163,7 @@ def _by_condition(found: Evaluation) -> Chart:
     """acc and acc_opposite with intervals, all and tied items, a line a condition."""
     rows = found.rows[::-1]  # the first at the top
     places = tuple(float(i) for i in range(len(rows)))
-    figures = {
+    figures: dict[str, list[Estimate | None]] = {
         "acc": [r.acc for r in rows], "acc, tied items": [r.acc_tied for r in rows],
         "acc opposite": [r.acc_opposite for r in rows],
         "acc opposite, tied items": [r.acc_tied_opposite for r in rows],
@@ -172,13 +173,8 @@ def _by_condition(found: Evaluation) -> Chart:
         if all(value is None for value in values):
             continue
         shift = 0.12 * (1.5 - i)
-        series.append(
-            Series(
-                name, tuple(None if v is None else v.value for v in values), tuple(p + shift for p in places),
-                x_low=tuple(None if v is None else v.low for v in values),
-                x_high=tuple(None if v is None else v.high for v in values), style="points",
-            )
-        )  # fmt: skip
+        x, low, high = ends([None if v is None else (v.value, v.low, v.high) for v in values])
+        series.append(Series(name, x, tuple(p + shift for p in places), x_low=low, x_high=high, style="points"))
     return Chart(
         "accuracy", f"{found.data.positive} against {found.data.negative}: accuracy by condition",
         f"{_ACC} acc: of {found.data.positive}'s answer under {found.data.positive}'s mask; acc opposite: the same "

@@ -30,7 +30,7 @@ def to_html(title: str, parts: Sequence[Part]) -> str:
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
+        from plotly.offline.offline import get_plotlyjs
     except ImportError as error:
         raise OptionError(f"a report needs {error.name}: pip install 'personae[analysis]'.") from error
     specs = [spec(figure) for part in parts for figure in part.figures]
@@ -39,7 +39,7 @@ def to_html(title: str, parts: Sequence[Part]) -> str:
     return template.render(
         title=title, parts=parts, kinds=_KINDS, colours=COLOURS, summary=_summary(parts), versions=_versions(),
         style=Markup(_page("report.css")), script=Markup(_page("report.js")), data=Markup(as_data(specs)),
-        plotly=Markup(get_plotlyjs()) if specs else "",
+        plotly=Markup(get_plotlyjs()) if specs else "",  # type: ignore[no-untyped-call]
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "Table",
     "Token",
     "cell",
+    "ends",
     "flattened",
     "number",
     "percent",
@@ -158,6 +159,12 @@ class HeatMap:
 Figure = Chart | HeatMap
 
 
+def ends(estimates: Sequence[tuple[float, float, float] | None]) -> tuple[Points, Points, Points]:
+    """Values, lower and upper ends of estimates, for a series; None where there is none."""
+    value, low, high = (tuple(None if each is None else each[at] for each in estimates) for at in range(3))
+    return value, low, high
+
+
 # --- text -----------------------------------------------------------------------------------------------------
 
 
@@ -255,12 +262,12 @@ def percent(value: float | None) -> str:
 
 def cell(value: Any, digits: int = 3, *, signed: bool = False) -> Cell:
     """A cell of anything: an estimate (attributes or keys value, low, high), a number, text, nothing."""
-    found = value if isinstance(value, Mapping) else {k: getattr(value, k, None) for k in ("value", "low", "high")}
-    if found.get("value") is None:
-        return Cell(number(None if isinstance(value, Mapping) else value, digits, signed=signed))
-    low, high = found.get("low"), found.get("high")
+    keyed = isinstance(value, Mapping)
+    main, low, high = (value.get(k) if keyed else getattr(value, k, None) for k in ("value", "low", "high"))
+    if main is None:
+        return Cell(number(None if keyed else value, digits, signed=signed))
     interval = "" if low is None or high is None else f"[{fixed(low, digits)}, {fixed(high, digits)}]"
-    return Cell(fixed(found["value"], digits, signed=signed), interval)
+    return Cell(fixed(main, digits, signed=signed), interval)
 
 
 def flattened(content: Any, name: str = "") -> Iterable[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from personae.analysis.compare import Compared
-from personae.analysis.report_pieces import Axis, Cell, Chart, Series, Table, number
+from personae.analysis.report_pieces import Axis, Cell, Chart, Series, Table, ends, number
 from personae.analysis.stability import Spread, Stability
 
 __all__ = ["stability_figures", "stability_tables", "state_figures"]
@@ -70,8 +70,7 @@ def state_figures(found: Compared) -> list[Chart]:
     series = tuple(
         Series(
             f"{pair.first} – {pair.second}", xs,
-            *(tuple(None if c is None else float(getattr(c, end)) for c in pair.centred)
-              for end in ("value", "low", "high")),
+            *ends([None if c is None else (c.value, c.low, c.high) for c in pair.centred]),
             band=True,
         )
         for pair in states.pairs[:MOST_PAIRS]
