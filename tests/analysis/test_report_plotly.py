@@ -84,7 +84,7 @@ def test_a_heat_map_has_its_first_row_on_top_and_gaps_where_there_is_nothing() -
     assert (trace["zmin"], trace["zmax"]) == (-2.0, 2.0)
     assert made["layout"]["yaxis"]["range"] == [2.5, -0.5]
     assert made["layout"]["xaxis"]["ticktext"] == ["a", "a"]  # two columns of one name stay two
-    assert trace["text"][0] == ["1.00", ""]
+    assert trace["text"][0] == ["1.000", ""]
     assert trace["hovertext"][1][1] == "s, a: -2.000 u"
 
 
@@ -102,13 +102,13 @@ def test_many_names_are_thinned_and_long_ones_cut() -> None:
 
 
 def test_names_are_text_and_no_tags() -> None:
-    name = '<a href="x">b</a> <b>&'
+    name = '<a href="x">b</a> <b>&$y$'
     made = spec(
         chart(Series(name, (0.0,), (1.0,), texts=(name,)), x=Axis(name, ticks=(name,)), rules=(Rule(0.5, name),))
     )
     said = [made["data"][0]["name"], made["layout"]["xaxis"]["title"]["text"], made["layout"]["xaxis"]["ticktext"][0],
             made["layout"]["annotations"][0]["text"]]  # fmt: skip
-    assert said == ['&lt;a href="x"&gt;b&lt;/a&gt; &lt;b&gt;&amp;'] * 4
+    assert said == ['&lt;a href="x"&gt;b&lt;/a&gt; &lt;b&gt;&amp;&#36;y&#36;'] * 4
     assert made["data"][0]["hovertext"][0].replace("<br>", "").count("<") == 0
     heat = spec(HeatMap("k", name, name, (name,), (name,), name, name, ((1.0,),), name))
     assert "<" not in json.dumps({k: v for k, v in heat["data"][0].items() if k != "hovertext"})

@@ -10,7 +10,7 @@ import io
 import math
 from typing import Any
 
-from personae.analysis.report_pieces import COLOURS, Axis, Chart, Figure, HeatMap, Series, number
+from personae.analysis.report_pieces import COLOURS, Axis, Chart, Figure, HeatMap, Series, fixed
 from personae.analysis.report_plotly import CIVIDIS, MOST_TICKS, MOST_WHISKERS, RED_BLUE, cut
 from personae.errors import OptionError
 
@@ -167,5 +167,5 @@ def _heat_map(sheet: Any, axes: Any, figure: HeatMap) -> None:
                 if value is not None:
                     red, green, blue, _ = colours((value - low) / (high - low))
                     dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
-                    text = number(value, 2)
+                    text = fixed(value)
                     axes.text(column, row, text, ha="center", va="center", fontsize=6, color="w" if dark else "k")

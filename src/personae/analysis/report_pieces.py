@@ -27,6 +27,7 @@ __all__ = [
     "Token",
     "cell",
     "ends",
+    "fixed",
     "flattened",
     "number",
     "percent",

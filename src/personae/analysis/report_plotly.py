@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from personae.analysis.report_pieces import COLOURS, Axis, Chart, Figure, HeatMap, Points, Rule, Series, number
+from personae.analysis.report_pieces import COLOURS, Axis, Chart, Figure, HeatMap, Points, Rule, Series, fixed, number
 
 __all__ = ["CIVIDIS", "DASHES", "LONGEST", "MOST_TICKS", "MOST_WHISKERS", "RED_BLUE", "cut", "spec"]
 
@@ -67,6 +67,8 @@ def _trace(series: Series, colour: int, place: int) -> dict[str, Any]:
     if not series.band:
         trace |= _whiskers(series)
     if series.style == "bars":
+        if "error_y" in trace:
+            trace["error_y"]["color"] = "#8a8a8a"  # of the bar's own colour it could not be seen on the bar
         return {**trace, "type": "bar", "marker": {"color": COLOURS[colour]}, "width": 0.7}
     lines, points = series.style in ("line", "both", "steps"), series.style in ("points", "both") and marked
     mode = "+".join(name for name, on in (("lines", lines or not points), ("markers", points)) if on)
@@ -171,11 +173,11 @@ def _heat_map(figure: HeatMap) -> dict[str, Any]:
     }  # fmt: skip
     if figure.numbers:
         trace |= {
-            "text": [["" if v is None else number(v, 2) for v in row] for row in figure.values],
+            "text": [["" if v is None else fixed(v) for v in row] for row in figure.values],
             "texttemplate": "%{text}",
         }
     each = 34 if rows <= 6 else 26 if rows <= 14 else 17
-    layout = _layout(max(180, each * rows + 130))
+    layout = _layout(max(230, each * rows + 130))
     layout["xaxis"] = _axis(Axis(figure.x_title, ticks=figure.columns), grid=False)
     layout["yaxis"] = {**_axis(Axis(figure.y_title, ticks=figure.rows), grid=False), "range": [rows - 0.5, -0.5]}
     layout["xaxis"]["range"] = [-0.5, columns - 0.5]
@@ -221,7 +223,8 @@ def cut(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text, quote=False)
+    # between two '$' Plotly looks for a formula, and complains where nothing can set it
+    return html.escape(text, quote=False).replace("$", "&#36;")
 
 
 def _points(values: Sequence[float | None]) -> list[float | None]:
