@@ -14,11 +14,11 @@ from personae.analysis.report_pieces import (
     Rule,
     Series,
     Table,
-    cell,
     ends,
     flattened,
     number,
     percent,
+    triple,
 )
 from personae.analysis.report_read import Given, Said
 
@@ -71,9 +71,9 @@ def _verdicts(hazards: Sequence[Said]) -> Table:
         mask = hazard.object("disabling") if hazard.has("disabling") else None
         smallest = Cell(percent(curve.maybe("smallest")), _smallest(curve))
         rows.append((
-            Cell(hazard.text("contrast")), Cell(hazard.text("verdict")), _cell(base.maybe_estimate("all")),
-            _cell(base.maybe_estimate("tied")), smallest, _cell(curve.maybe_estimate("area")),
-            _cell(curve.maybe_estimate("control_area")), _cell(after.maybe_estimate("all") if after else None),
+            Cell(hazard.text("contrast")), Cell(hazard.text("verdict")), triple(base.maybe_estimate("all")),
+            triple(base.maybe_estimate("tied")), smallest, triple(curve.maybe_estimate("area")),
+            triple(curve.maybe_estimate("control_area")), triple(after.maybe_estimate("all") if after else None),
             Cell("–" if mask is None else percent(mask.number("share"))),
             Cell("–" if mask is None else number(mask.object("loss").number("worst"), 4)),
             Cell(number(hazard.number("exposure"))), Cell(number(hazard.maybe("exposure_to_weights"))),
@@ -95,19 +95,13 @@ def _smallest(curve: Said) -> str:
     return "" if low is None and high is None else f"[{percent(low)}, {percent(high)}]"
 
 
-def _cell(estimate: tuple[float, float, float] | None, *, signed: bool = False) -> Cell:
-    if estimate is None:
-        return Cell("–")
-    return cell(dict(zip(("value", "low", "high"), estimate, strict=True)), signed=signed)
-
-
 def _attacks(hazards: Sequence[Said]) -> list[Table]:
     rows = [
         (Cell(hazard.text("contrast")), Cell(attack.text("name")), Cell(attack.text("kind")),
-         _cell(attack.estimate("base")), _cell(attack.estimate("moved"), signed=True),
-         _cell(attack.maybe_estimate("margin_moved"), signed=True),
+         triple(attack.estimate("base")), triple(attack.estimate("moved"), signed=True),
+         triple(attack.maybe_estimate("margin_moved"), signed=True),
          Cell("yes" if attack.content.get("counts") is True else "does not move the base model"),
-         _cell(attack.maybe_estimate("disabled")), Cell(attack.text("note") if attack.has("note") else ""))
+         triple(attack.maybe_estimate("disabled")), Cell(attack.text("note") if attack.has("note") else ""))
         for hazard in hazards
         for attack in hazard.objects("attacks")
     ]  # fmt: skip
@@ -127,8 +121,8 @@ def _attacks(hazards: Sequence[Said]) -> list[Table]:
 def _kept(hazards: Sequence[Said]) -> list[Table]:
     rows = [
         (Cell(hazard.text("contrast")), Cell(f"{kept.text('contrast')} ({kept.text('pole')})"),
-         Cell(number(kept.whole("items"))), _cell(kept.estimate("before")), _cell(kept.estimate("after")),
-         _cell(kept.estimate("change"), signed=True), _cell(kept.maybe_estimate("margin_change"), signed=True),
+         Cell(number(kept.whole("items"))), triple(kept.estimate("before")), triple(kept.estimate("after")),
+         triple(kept.estimate("change"), signed=True), triple(kept.maybe_estimate("margin_change"), signed=True),
          Cell("touched" if kept.content.get("touched") is True else "untouched"))
         for hazard in hazards
         if hazard.has("disabling")

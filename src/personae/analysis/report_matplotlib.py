@@ -141,9 +141,9 @@ def _axis(axes: Any, axis: Any, label: Any, limits: Any, scale: Any, asked: Axis
 
 def _ticks(axis: Any, names: tuple[str, ...]) -> None:
     at = list(range(0, len(names), math.ceil(len(names) / MOST_TICKS)))
-    axis.set_ticks(at, labels=[cut(names[i]) for i in at])
     crowded = axis.axis_name == "x" and sum(len(names[i]) + 2 for i in at) > 90
-    axis.set_tick_params(labelrotation=60 if crowded else 0, labelsize=6 if len(at) > 16 else 7)
+    leaning = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axis.set_ticks(at, labels=[cut(names[i]) for i in at], fontsize=6 if len(at) > 16 else 7, **leaning)
 
 
 # --- heat maps ------------------------------------------------------------------------------------------------

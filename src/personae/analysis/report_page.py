@@ -32,7 +32,8 @@ def to_html(title: str, parts: Sequence[Part]) -> str:
         from markupsafe import Markup
         from plotly.offline.offline import get_plotlyjs
     except ImportError as error:
-        raise OptionError(f"a report needs {error.name}: pip install 'personae[analysis]'.") from error
+        package = str(error.name).partition(".")[0]
+        raise OptionError(f"a report needs {package}: pip install 'personae[analysis]'.") from error
     specs = [spec(figure) for part in parts for figure in part.figures]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     template = environment.from_string(_page("report.html"))

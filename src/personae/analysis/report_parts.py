@@ -7,11 +7,14 @@ from typing import Any
 
 from personae.analysis.report_artefact import artefact_part
 from personae.analysis.report_audit import audit_part
-from personae.analysis.report_dynamics import causal_part, dynamics_part
-from personae.analysis.report_measured import evaluation_part, frontier_part, joint_frontiers, suite_part
+from personae.analysis.report_causal import causal_part
+from personae.analysis.report_dynamics import dynamics_part
+from personae.analysis.report_evaluation import evaluation_part, joint_frontiers
+from personae.analysis.report_frontier import frontier_part
 from personae.analysis.report_overlap import compare_part, overlap_part
 from personae.analysis.report_pieces import Part
 from personae.analysis.report_read import Given
+from personae.analysis.report_suites import suite_part
 from personae.analysis.report_trace import trace_part
 
 __all__ = ["parts_of"]

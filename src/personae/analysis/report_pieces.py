@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 __all__ = [
     "COLOURS",
+    "NO_COMMAND",
     "Axis",
     "Cell",
     "Chart",
@@ -31,6 +32,7 @@ __all__ = [
     "flattened",
     "number",
     "percent",
+    "triple",
 ]
 
 # Told apart by the colour-blind (after Okabe and Ito, the light ones darkened), at least 3 : 1 against a white and a
@@ -38,6 +40,8 @@ __all__ = [
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c0689a", "#94731b", "#7a6fd0", "#8a8a8a", "#2f8fbf")
 
 Points = tuple[float | None, ...]
+
+NO_COMMAND = "The file names no command; `personae {}` with the data, seed and settings below makes it again."
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -269,6 +273,13 @@ def cell(value: Any, digits: int = 3, *, signed: bool = False) -> Cell:
         return Cell(number(None if keyed else value, digits, signed=signed))
     interval = "" if low is None or high is None else f"[{fixed(low, digits)}, {fixed(high, digits)}]"
     return Cell(fixed(main, digits, signed=signed), interval)
+
+
+def triple(estimate: tuple[float, float, float] | None, *, signed: bool = False) -> Cell:
+    """A cell of (value, low, high), or of nothing."""
+    if estimate is None:
+        return Cell("–")
+    return cell(dict(zip(("value", "low", "high"), estimate, strict=True)), signed=signed)
 
 
 def flattened(content: Any, name: str = "") -> Iterable[tuple[str, str]]:

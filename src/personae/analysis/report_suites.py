@@ -5,13 +5,26 @@ A table is known by its title and its columns; one that is not known stays a tab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from personae.analysis.report_pieces import Axis, Chart, Figure, Rule, Series
-from personae.analysis.report_read import Said
+from personae.analysis.report_pieces import (
+    NO_COMMAND,
+    Axis,
+    Cell,
+    Chart,
+    Figure,
+    Part,
+    Rule,
+    Series,
+    Table,
+    cell,
+    flattened,
+)
+from personae.analysis.report_read import Given, Said
+from personae.errors import DataError
 
-__all__ = ["suite_figures"]
+__all__ = ["suite_part"]
 
 _OVER_ITEMS = "Intervals: 95 %, percentile bootstrap over items."
 
@@ -130,3 +143,53 @@ def _three(value: Any) -> tuple[float | None, float | None, float | None]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value), None, None
     return None, None, None
+
+
+# --- the part and its tables ---------------------------------------------------------------------------------
+
+
+def suite_part(given: Given) -> Part:
+    """All tables of a suite with their warnings, and figures of those that this module knows."""
+    said = given.said
+    model = said.object("model")
+    tables = tuple(_suite_table(table) for table in said.objects("tables"))
+    figures: tuple[Figure, ...] = suite_figures(said)
+    skip = {"tables", "figures", "format", "command", "notes"}
+    named = said.content.get("command")
+    return Part(
+        title=f"{said.text('suite')} on {model.text('id')}",
+        kind="suite",
+        source=given.name,
+        sha256=given.sha256,
+        model=given.model,
+        tables=tables,
+        figures=figures,
+        notes=said.texts("notes", optional=True),
+        made=tuple(flattened({key: value for key, value in said.content.items() if key not in skip})),
+        command=str(named) if named else None,
+        command_note="" if named else NO_COMMAND.format(f"eval --suite {said.text('suite')}"),
+    )
+
+
+def _suite_table(said: Said) -> Table:
+    columns = said.texts("columns")
+    rows = []
+    for row in said.list("rows"):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise DataError(f"{said.file}: {said.place} has a row of another width than its columns.")
+        rows.append(tuple(_suite_cell(said, value) for value in row))
+    words = {c for c in range(len(columns)) if any(isinstance(row[c], str) for row in said.list("rows"))} | {0}
+    return Table(
+        said.text("title"), columns, tuple(rows), frozenset(words), said.texts("notes", optional=True),
+        said.texts("warnings", optional=True),
+    )  # fmt: skip
+
+
+def _suite_cell(said: Said, value: Any) -> Cell:
+    if value is None or isinstance(value, str | int | float):
+        return cell(value)
+    if isinstance(value, Mapping):
+        inner = Said(value, said.file, f"{said.place}.rows")
+        inner.number("value"), inner.number("low"), inner.number("high")
+        return cell(value)
+    raise DataError(f"{said.file}: {said.place} has a cell that is neither a figure nor text.")

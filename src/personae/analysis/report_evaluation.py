@@ -1,17 +1,17 @@
-"""Parts of what was measured: an evaluation's table, a suite's tables, the frontier of the benchmarks."""
+"""Parts of evaluations: the table and its claims, accuracy by condition, accuracy over capability loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from personae.analysis.report_pareto import Point, chart, of_rows
+from personae.analysis.report_pareto import chart, of_rows
 from personae.analysis.report_pieces import (
+    NO_COMMAND,
     Axis,
     Cell,
     Chart,
-    Figure,
     Part,
     Rule,
     Series,
@@ -22,18 +22,17 @@ from personae.analysis.report_pieces import (
     number,
     percent,
 )
-from personae.analysis.report_read import Given, Said
-from personae.analysis.report_suites import suite_figures
+from personae.analysis.report_read import Given
 from personae.errors import DataError
 from personae.evaluation import Estimate, from_dict
 from personae.evaluation.conditions import Row
 from personae.evaluation.results import Evaluation
 from personae.evaluation.table import remarks
 
-__all__ = ["evaluation_part", "frontier_part", "joint_frontiers", "suite_part"]
+__all__ = ["ACC", "INTERVALS", "evaluation_part", "joint_frontiers"]
 
-_INTERVALS = "Intervals: 95 %, percentile bootstrap over questions; of losses ± 1.96 standard errors over texts."
-_ACC = (
+INTERVALS = "Intervals: 95 %, percentile bootstrap over questions; of losses ± 1.96 standard errors over texts."
+ACC = (
     "Share of test items on which the pole's own answer has the larger length-normalised log-probability under the "
     "pole's mask; ties count one half."
 )
@@ -64,11 +63,8 @@ def evaluation_part(given: Given) -> Part:
         warnings=found.warnings,
         made=_made_evaluation(found, given),
         command=_command(given),
-        command_note=_NO_COMMAND.format("eval") if _command(given) is None else "",
+        command_note=NO_COMMAND.format("eval") if _command(given) is None else "",
     )
-
-
-_NO_COMMAND = "The file names no command; `personae {}` with the data, seed and settings below makes it again."
 
 
 def _evaluation(given: Given) -> Evaluation:
@@ -116,7 +112,7 @@ def _rows_table(found: Evaluation) -> Table:
             "acc: share of items won by p⁺'s answer under p⁺'s mask; acc opposite: the same under p⁻'s mask, so small "
             "is good. margin: p⁺'s answer minus p⁻'s, nats a token. own answers: change over base of log p a token of "
             "a pole's answers under its mask. loss: rise of the negative log-likelihood, nats a token, the larger of "
-            "both masks. " + _INTERVALS,
+            "both masks. " + INTERVALS,
         ),
     )
 
@@ -177,8 +173,8 @@ def _by_condition(found: Evaluation) -> Chart:
         series.append(Series(name, x, tuple(p + shift for p in places), x_low=low, x_high=high, style="points"))
     return Chart(
         "accuracy", f"{found.data.positive} against {found.data.negative}: accuracy by condition",
-        f"{_ACC} acc: of {found.data.positive}'s answer under {found.data.positive}'s mask; acc opposite: the same "
-        f"answer under {found.data.negative}'s. {found.data.items} items, {found.data.tied_items} tied. {_INTERVALS}",
+        f"{ACC} acc: of {found.data.positive}'s answer under {found.data.positive}'s mask; acc opposite: the same "
+        f"answer under {found.data.negative}'s. {found.data.items} items, {found.data.tied_items} tied. {INTERVALS}",
         Axis("share of items", low=0.0, high=1.0), Axis("", ticks=tuple(r.name for r in rows)), tuple(series),
         (Rule(0.5, "chance", upright=True),),
     )  # fmt: skip
@@ -198,8 +194,8 @@ def _frontiers(found: Evaluation, rows: Sequence[Row], budget: float | None = No
         if len(points) < 2:
             continue
         caption = (
-            f"{_ACC} Loss: rise of the negative log-likelihood over base under that mask, the larger of plain text and "
-            f"chat ({found.text.name}). Left and high is good. {_INTERVALS} The staircase joins what no other "
+            f"{ACC} Loss: rise of the negative log-likelihood over base under that mask, the larger of plain text and "
+            f"chat ({found.text.name}). Left and high is good. {INTERVALS} The staircase joins what no other "
             "condition beats in both, by point estimates. Conditions without a measured loss, such as prompts, are "
             "left out."
         )
@@ -261,102 +257,3 @@ def joint_frontiers(files: Sequence[Given]) -> list[Part]:
             )
         )  # fmt: skip
     return [part for part in parts if part.figures]
-
-
-# --- suites ---------------------------------------------------------------------------------------------------
-
-
-def suite_part(given: Given) -> Part:
-    """All tables of a suite with their warnings, and figures of those that this module knows."""
-    said = given.said
-    model = said.object("model")
-    tables = tuple(_suite_table(table) for table in said.objects("tables"))
-    figures: tuple[Figure, ...] = suite_figures(said)
-    skip = {"tables", "figures", "format", "command", "notes"}
-    named = said.content.get("command")
-    return Part(
-        title=f"{said.text('suite')} on {model.text('id')}",
-        kind="suite",
-        source=given.name,
-        sha256=given.sha256,
-        model=given.model,
-        tables=tables,
-        figures=figures,
-        notes=said.texts("notes", optional=True),
-        made=tuple(flattened({key: value for key, value in said.content.items() if key not in skip})),
-        command=str(named) if named else None,
-        command_note="" if named else _NO_COMMAND.format(f"eval --suite {said.text('suite')}"),
-    )
-
-
-def _suite_table(said: Said) -> Table:
-    columns = said.texts("columns")
-    rows = []
-    for row in said.list("rows"):
-        if not isinstance(row, list) or len(row) != len(columns):
-            raise DataError(f"{said.file}: {said.place} has a row of another width than its columns.")
-        rows.append(tuple(_suite_cell(said, value) for value in row))
-    words = {c for c in range(len(columns)) if any(isinstance(row[c], str) for row in said.list("rows"))} | {0}
-    return Table(
-        said.text("title"), columns, tuple(rows), frozenset(words), said.texts("notes", optional=True),
-        said.texts("warnings", optional=True),
-    )  # fmt: skip
-
-
-def _suite_cell(said: Said, value: Any) -> Cell:
-    if value is None or isinstance(value, str | int | float):
-        return cell(value)
-    if isinstance(value, Mapping):
-        inner = Said(value, said.file, f"{said.place}.rows")
-        inner.number("value"), inner.number("low"), inner.number("high")
-        return cell(value)
-    raise DataError(f"{said.file}: {said.place} has a cell that is neither a figure nor text.")
-
-
-# --- the frontier of the benchmarks ---------------------------------------------------------------------------
-
-
-def frontier_part(given: Given) -> Part:
-    """Accuracy over loss for masks of rising size, a chart a pole."""
-    said = given.said
-    name, budget = said.text("set"), said.number("budget")
-    poles: dict[str, list[Point]] = {}
-    rows = []
-    for point in said.objects("points"):
-        acc = point.numbers("acc")
-        if len(acc) != 3 or any(value is None for value in acc):
-            raise DataError(f"{given.name}: {point.place}.acc is not value, low, high: make the file again.")
-        value, low, high = (float(v) for v in acc if v is not None)
-        plain, chat = point.number("plain"), point.number("chat")
-        loss, error = max((plain, point.number("plain_error")), (chat, point.number("chat_error")))
-        made = Point(point.text("condition"), value, low, high, loss, error, point.number("share"))
-        poles.setdefault(point.text("pole"), []).append(made)
-        tied = point.numbers("acc_tied") if point.has("acc_tied") else (None,) * 3
-        rows.append((
-            Cell(made.condition), Cell(point.text("pole")), Cell(number(point.whole("dropped"))),
-            Cell(percent(made.share)), cell({"value": value, "low": low, "high": high}, 2),
-            cell(dict(zip(("value", "low", "high"), tied, strict=True)), 2),
-            Cell(f"{plain:+.4f}", f"± {1.96 * point.number('plain_error'):.4f}"),
-            Cell(f"{chat:+.4f}", f"± {1.96 * point.number('chat_error'):.4f}"),
-        ))  # fmt: skip
-    caption = (
-        f"{_ACC} Loss: the larger of plain text and chat, on a quarter of the text of the final figures. Masks of one "
-        f"condition are nested prefixes of one ranking. {_INTERVALS} The staircase joins what no other point beats."
-    )
-    columns = ("condition", "pole", "dropped", "share", "acc", "acc, tied", "loss, plain", "loss, chat")
-    skip = {"points", "command"}
-    return Part(
-        title=f"{name}: accuracy over capability loss",
-        kind="frontier",
-        source=given.name,
-        sha256=given.sha256,
-        model=given.model,
-        tables=(Table("Points", columns, tuple(rows), words=frozenset({0, 1}), notes=(_INTERVALS,)),),
-        figures=tuple(
-            chart(f"frontier-{place}", f"{pole}: accuracy over capability loss, by size of the mask", pole, points,
-                  caption, budget)
-            for place, (pole, points) in enumerate(poles.items(), 1)
-        ),
-        made=tuple(flattened({key: value for key, value in said.content.items() if key not in skip})),
-        command=said.text("command") if said.has("command") else None,
-    )  # fmt: skip
