@@ -6,6 +6,7 @@ from personae.analysis.compare import Compared, compare
 from personae.analysis.dynamics import dynamics
 from personae.analysis.dynamics_result import Dynamics
 from personae.analysis.hidden_states import HiddenStates, hidden_states
+from personae.analysis.report import Report, report
 from personae.analysis.stability import Stability, stability
 from personae.analysis.trace import Tracer, trace
 from personae.analysis.trace_result import Trace
@@ -15,6 +16,7 @@ __all__ = [
     "Compared",
     "Dynamics",
     "HiddenStates",
+    "Report",
     "Stability",
     "Trace",
     "Tracer",
@@ -22,6 +24,7 @@ __all__ = [
     "compare",
     "dynamics",
     "hidden_states",
+    "report",
     "stability",
     "trace",
 ]

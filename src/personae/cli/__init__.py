@@ -16,6 +16,7 @@ from personae.cli import (
     export,
     listing,
     lm_eval,
+    report,
     serve,
     trace,
 )
@@ -40,6 +41,7 @@ app.command("dynamics")(dynamics.dynamics)
 app.command("causal-map")(causal_map.causal_map)
 app.command("export")(export.export)
 app.command("trace")(trace.trace)
+app.command("report")(report.report)
 app.command("serve")(serve.serve)
 
 

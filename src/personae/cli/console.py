@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -121,6 +122,11 @@ def load(model: str | None, dtype: str, device: str) -> tuple[Any, Any]:
                 tell(escape(line))
 
         return load_model(model, dtype=dtype, device=device, progress=show)
+
+
+def command_line() -> str:
+    """What was typed, for the files that keep it; paths are as they were given."""
+    return shlex.join(["personae", *sys.argv[1:]])
 
 
 def json_text(value: Any) -> str:

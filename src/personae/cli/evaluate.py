@@ -15,6 +15,7 @@ from personae.cli.console import (
     SeedOption,
     bar,
     check_writable,
+    command_line,
     json_text,
     load,
     out,
@@ -129,10 +130,11 @@ def evaluate(
             session.forget()
         if second is not None:
             result = beside(result, second)
+        said = {**to_dict(result), "command": command_line()}
         if output is not None:
-            write_text(output, json_text(to_dict(result)))
+            write_text(output, json_text(said))
     if as_json:
-        print_json(to_dict(result))
+        print_json(said)
     else:
         out.print(to_rich(result))
 

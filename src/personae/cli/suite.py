@@ -8,7 +8,18 @@ from typing import Any
 
 from rich.markup import escape
 
-from personae.cli.console import bar, check_writable, json_text, load, out, print_json, short_warnings, tell, write_text
+from personae.cli.console import (
+    bar,
+    check_writable,
+    command_line,
+    json_text,
+    load,
+    out,
+    print_json,
+    short_warnings,
+    tell,
+    write_text,
+)
 from personae.errors import OptionError
 
 _ON_A_CONTRAST = ("faithfulness", "isolated-grid", "activation", "generation")
@@ -53,10 +64,11 @@ def run_suite(
             lm, tokenizer, data or Path(), parts=cache_directory() / "suites", seed=seed, limit=limit, progress=bar
         )
         result = _run(name, context, contrast, artefacts, stronger)
-        write_text(path, json_text(suite_to_dict(result)))
+        said = {**suite_to_dict(result), "command": command_line()}
+        write_text(path, json_text(said))
         write_text(page, suite_to_markdown(result))
     if as_json:
-        print_json(suite_to_dict(result))
+        print_json(said)
         return
     out.print(suite_to_rich(result))
     tell(f"written: {escape(str(path))}, {escape(str(page))}")
