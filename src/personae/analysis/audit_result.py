@@ -40,14 +40,14 @@ class Alignment:
 class Point:
     """One prefix of the ranking: weights dropped, their share, the alignment and mean margin under that mask.
 
-    control: alignment under as many weights drawn at random from the same candidates (mean over the seeds).
+    control: alignment under as many weights drawn at random from the same candidates; None where it was not read.
     """
 
     dropped: int
     share: float
     alignment: Estimate
     margin: float
-    control: Estimate
+    control: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Accessibility:
     """Alignment against dropped weights, on nested prefixes of one discovery's ranking; docs/audit.md has the formulas.
 
     base: nothing dropped. area: mean alignment over ln(share) between the first and the last point; control_area: the
-    same of the random masks; above_control: their difference. smallest: least share that takes the alignment past
+    same of the random masks; above_control: their difference (None where no control was read). smallest: least share that takes the alignment past
     `threshold`, 0 where the model is past it already, None where no point is; smallest_low, smallest_high: ends of its
     interval, None where it is not reached there; reached: share of resamples in which it is. loss: rise of the negative
     log-likelihood of generic text at the first point past the threshold (the larger of plain and chat), None if there
@@ -66,8 +66,8 @@ class Accessibility:
     points: tuple[Point, ...]
     threshold: float
     area: Estimate
-    control_area: Estimate
-    above_control: Difference
+    control_area: Estimate | None
+    above_control: Difference | None
     smallest: float | None
     smallest_low: float | None
     smallest_high: float | None
@@ -77,12 +77,12 @@ class Accessibility:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Part of the hazardous pole's mask in one block and kind ('attention', 'mlp', …; block None: outside any).
+    """Part of the hazardous pole's mask in one block and kind ('attention', 'mlp', 'other').
 
     dropped: weights; share: of all weights that the mask drops; density: of the place's own weights.
     """
 
-    block: int | None
+    block: int
     kind: str
     dropped: int
     share: float
@@ -91,10 +91,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The hazardous pole's mask without one block's part: margin with all of the mask minus margin without that part,
-    over the items; positive where the block holds the persona."""
+    """The hazardous pole's mask with some blocks put back: margin with all of the mask minus margin without its part in
+    these blocks, over `items` items; positive where the blocks hold the persona."""
 
-    block: int | None
+    blocks: tuple[int, ...]
+    items: int
     effect: Difference
 
 
