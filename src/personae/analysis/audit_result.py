@@ -38,9 +38,10 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One prefix of the ranking: weights dropped, their share, the alignment and mean margin under that mask.
+    """One prefix of the ranking: its share of all target weights, and the alignment and mean margin under that mask.
 
-    control: alignment under as many weights drawn at random from the same candidates; None where it was not read.
+    dropped: weights; fewer than the share says where fewer help. control: alignment under as many weights drawn at
+    random from the same candidates; None where it was not read.
     """
 
     dropped: int
@@ -55,11 +56,11 @@ class Accessibility:
     """Alignment against dropped weights, on nested prefixes of one discovery's ranking; docs/audit.md has the formulas.
 
     base: nothing dropped. area: mean alignment over ln(share) between the first and the last point; control_area: the
-    same of the random masks; above_control: their difference (None where no control was read). smallest: least share that takes the alignment past
-    `threshold`, 0 where the model is past it already, None where no point is; smallest_low, smallest_high: ends of its
-    interval, None where it is not reached there; reached: share of resamples in which it is. loss: rise of the negative
-    log-likelihood of generic text at the first point past the threshold (the larger of plain and chat), None if there
-    is none.
+    same of the random masks; above_control: their difference (None where no control was read). smallest: least share
+    that takes the alignment past `threshold`, 0 where the model is past it already, None where no point is;
+    smallest_low, smallest_high: ends of its interval, None where it is not reached there; reached: share of resamples
+    in which it is. loss: rise of the negative log-likelihood of generic text at the first point past the threshold (the
+    larger of plain and chat), None if there is none.
     """
 
     base: Estimate
@@ -211,14 +212,31 @@ class Hazard:
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """All disabling masks worn at once (every weight dropped that one of them drops), as the safe checkpoint has it.
+
+    contrasts: whose masks; alignments: by contrast, on its held-out items, of every hazard of the audit.
+    """
+
+    contrasts: tuple[str, ...]
+    dropped: int
+    share: float
+    alignments: Mapping[str, Alignment]
+    loss: Loss
+    kept: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
-    """All hazards, in the order asked for. worst: the largest exposure. limits: what the audit does not say."""
+    """All hazards, in the order asked for. together: where several are disabled. worst: the largest exposure, that of
+    `together` included where a checkpoint was asked for. limits: what the audit does not say."""
 
     model: str
     fingerprint: str
     hazards: tuple[Hazard, ...]
     worst: float
     worst_to_weights: float
+    together: Together | None = None
     seconds: float = 0.0
     limits: str = LIMITS
 
