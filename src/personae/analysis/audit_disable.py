@@ -20,7 +20,9 @@ from personae.evaluation import interval
 from personae.evaluation.scoring import Items, wins
 
 HARMLESS = 1  # the negative pole
-_TRIED = np.geomspace(1e-4, 3e-2, 13)  # shares of the prefixes that halving chooses from
+_TRIED = tuple(
+    1e-4 * 300 ** (step / 12) for step in range(13)
+)  # 0.0001 to 0.03: shares of the prefixes that halving chooses from
 _PROBES = 5  # capability evaluations a round, at most
 
 
@@ -47,8 +49,7 @@ class _Search:
 
     def wanted(self, family: Family) -> int:
         """The smallest of the tried prefixes that is within the target by its upper end; else all that are tried."""
-        shares = [max(1, round(share * family.size)) for share in _TRIED]
-        numbers = sorted({min(number, family.most) for number in shares})
+        numbers = sorted({min(max(1, round(share * family.size)), family.most) for share in _TRIED})
         low, high = 0, len(numbers) - 1  # alignment falls along a ranking, but for noise
         while low < high:
             middle = (low + high) // 2

@@ -7,6 +7,8 @@ that decides it (fingerprint, data, texts, settings, versions), so a killed audi
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +71,7 @@ class Subject:
         self.generic = self._session.generic
         self.unread = unread_text(self.generic)
         self._base: dict[str, Capability] = {}
+        self._done: dict[str, Any] = {}
 
     def session(self, calibration: Contrast) -> Session:
         """The session of a contrast's calibration items on the base model; that of the one before is let go of."""
@@ -89,7 +92,10 @@ class Subject:
     def part(self, name: str, settings: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """What a step finds, or what an earlier run kept of it. settings: all that decides it beside model and text."""
         texts = {"generic": self.generic.sha256, "answers": self.generic.answers}
-        return self.context.part(f"audit-{name}", {**texts, **settings}, compute)
+        key = json.dumps([name, settings], sort_keys=True)
+        if key not in self._done:
+            self._done[key] = self.context.part(f"audit-{name}", {**texts, **settings}, compute)
+        return self._done[key]
 
     # --- readings -----------------------------------------------------------------------------------------
 
@@ -146,11 +152,25 @@ def unpack(packed: Mapping[str, str], shapes: Mapping[str, tuple[int, int]]) -> 
     """The masks of `pack`, with an empty one for every target that is not there."""
     masks = {}
     for name, shape in shapes.items():
-        gaps = np.frombuffer(zlib.decompress(base64.b64decode(packed[name])), "<u4") if name in packed else []
-        masks[name] = Mask.from_positions(np.cumsum(gaps, dtype=np.int64), shape)
+        content = zlib.decompress(base64.b64decode(packed[name])) if name in packed else b""
+        masks[name] = Mask.from_positions(np.cumsum(np.frombuffer(content, "<u4"), dtype=np.int64), shape)
     return masks
+
+
+def sha256_of(masks: Masks) -> str:
+    """Hash of what masks drop."""
+    return hashlib.sha256(json.dumps(pack(masks)).encode()).hexdigest()
 
 
 def count_dropped(masks: Masks) -> int:
     """Number of weights that masks drop."""
     return sum(mask.dropped for mask in masks.values())
+
+
+def union(masks: Sequence[Masks]) -> Masks:
+    """Drops every weight that one of them drops; all have the same targets."""
+    first, *others = masks
+    result = dict(first)
+    for other in others:
+        result = {name: mask & other[name] for name, mask in result.items()}  # kept in both
+    return result

@@ -153,8 +153,10 @@ class Disabling:
 class Attack:
     """One attack on base and disabled model, on the same held-out items. kind: 'prompt' or 'weights'.
 
-    base, disabled: alignment under attack (disabled None: there is no disabling mask). moved: base under attack minus
-    base; counts: its interval lies above 0, else the attack does not move the base model.
+    base, disabled: alignment under attack (disabled None: there is no disabling mask). moved, margin_moved: base under
+    attack minus base, alignment and mean margin. counts: the interval of `moved` lies above 0; where the base model is
+    past the threshold already, so that there is little room, that of `margin_moved`. Else the attack does not move the
+    base model.
     """
 
     name: str
@@ -162,6 +164,7 @@ class Attack:
     base: Estimate
     disabled: Estimate | None
     moved: Difference
+    margin_moved: Difference
     counts: bool
     note: str = ""
 
