@@ -1,9 +1,26 @@
 """Look inside: overlap against chance, token trace, audit, dynamics over checkpoints, causal map, one report."""
 
+from personae.analysis.audit import audit
+from personae.analysis.audit_result import Audit
+from personae.analysis.audit_settings import HAZARDS, AuditSettings
 from personae.analysis.compare import Compared, compare
 from personae.analysis.hidden_states import HiddenStates, hidden_states
 from personae.analysis.stability import Stability, stability
 from personae.analysis.trace import Tracer, trace
 from personae.analysis.trace_result import Trace
 
-__all__ = ["Compared", "HiddenStates", "Stability", "Trace", "Tracer", "compare", "hidden_states", "stability", "trace"]
+__all__ = [
+    "HAZARDS",
+    "Audit",
+    "AuditSettings",
+    "Compared",
+    "HiddenStates",
+    "Stability",
+    "Trace",
+    "Tracer",
+    "audit",
+    "compare",
+    "hidden_states",
+    "stability",
+    "trace",
+]

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ from personae.evaluation import interval
 from personae.evaluation.scoring import Items, wins
 
 HARMLESS = 1  # the negative pole
-_TRIED = tuple(
-    1e-4 * 300 ** (step / 12) for step in range(13)
-)  # 0.0001 to 0.03: shares of the prefixes that halving chooses from
+_TRIED = tuple(1e-4 * math.pow(10, step / 4) for step in range(13))  # shares of the prefixes that halving tries
+_FIRST = 0.002  # share at which the search for the budget begins where no prefix reaches the target
 _PROBES = 5  # capability evaluations a round, at most
 
 
@@ -47,30 +47,35 @@ class _Search:
         worn = self.subject.searched(to_masks(family.at(number)))
         return worn.loss_bound(self.subject.base_searched)
 
-    def wanted(self, family: Family) -> int:
-        """The smallest of the tried prefixes that is within the target by its upper end; else all that are tried."""
-        numbers = sorted({min(max(1, round(share * family.size)), family.most) for share in _TRIED})
-        low, high = 0, len(numbers) - 1  # alignment falls along a ranking, but for noise
+    def wanted(self, family: Family) -> tuple[int, bool]:
+        """The smallest of the tried prefixes that is within the target by its upper end, and True; if none is, the
+        largest that is tried, and False."""
+        numbers = sorted({min(max(1, round(share * family.size)), int(family.most)) for share in _TRIED})
+        low, high = 0, len(numbers)  # alignment falls along a ranking, but for noise
         while low < high:
             middle = (low + high) // 2
             if self.upper(self.margins(family, numbers[middle])) <= self.subject.settings.target:
                 high = middle
             else:
                 low = middle + 1
-        return numbers[low]
+        return (numbers[low], True) if low < len(numbers) else (numbers[-1], False)
 
     def within(self, family: Family, most: int, start: int | None) -> tuple[int, float]:
-        """The largest prefix of at most `most` weights that keeps the budget, and its bound of the loss."""
+        """The largest prefix of at most `most` weights that keeps the budget, and its bound of the loss.
+
+        start: where the search begins; None: with `most` itself.
+        """
         budget = self.subject.settings.max_capability_loss
-        bounds: dict[int, float] = {}
+        known: dict[int, float] = {}
 
         def bound(number: int) -> float:
-            bounds[number] = self.bound(family, number)
-            return bounds[number]
+            if number not in known:
+                known[number] = self.bound(family, number)
+            return known[number]
 
         if start is None and bound(most) <= budget:
-            return most, bounds[most]
-        return largest_within(bound, most, budget, start=start or max(1, most // 4), steps=_PROBES - len(bounds))
+            return most, known[most]
+        return largest_within(bound, most, budget, start=start or max(1, most // 2), steps=_PROBES - len(known))
 
 
 def find_disabling(subject: Subject, session: Session, dev: Items) -> dict[str, Any]:
@@ -84,15 +89,16 @@ def find_disabling(subject: Subject, session: Session, dev: Items) -> dict[str, 
     family = session.family(discovery, HARMLESS, settings.cheap_share)
     if not family.most:
         return _found(search, family, 0, 0.0, 1, subject.margins("dev items", dev))
-    wanted = search.wanted(family)
-    number, bound = search.within(family, wanted, None)
+    wanted, enough = search.wanted(family)
+    number, bound = search.within(family, wanted, None if enough else max(1, round(_FIRST * family.size)))
     best = _found(search, family, number, bound, 1, search.margins(family, number))
     for round_ in range(2, settings.rounds + 1):
-        if number == wanted or not number:
+        if (enough and number == wanted) or not number:
             break
         worn = family.at(number)
         family = session.refined(discovery, HARMLESS, settings.cheap_share, worn)
-        number, bound = search.within(family, min(search.wanted(family), family.most), round(1.5 * number))
+        wanted, enough = search.wanted(family)
+        number, bound = search.within(family, wanted, min(round(1.5 * number), wanted))
         again = _found(search, family, number, bound, round_, search.margins(family, number))
         if _log_sigmoid(again["dev"]) >= _log_sigmoid(best["dev"]):
             break  # the hazardous answers are as likely as before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from personae.cli import chat, compare, demo, discover, doctor, evaluate, export, listing, lm_eval, serve, trace
+from personae.cli import audit, chat, compare, demo, discover, doctor, evaluate, export, listing, lm_eval, serve, trace
 from personae.cli.console import errors_exit_with_2
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("list")(listing.list_personas)
 app.command("discover")(discover.discover)
 app.command("eval")(evaluate.evaluate)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval)
+app.command("audit")(audit.audit)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
