@@ -17,6 +17,7 @@ from personae.analysis.audit_curve import (
     places,
     smallest_share,
 )
+from personae.analysis.audit_result import Accessibility
 from personae.evaluation import paired_bootstrap
 from personae.models import find_targets
 from personae.subnetwork import Mask
@@ -24,7 +25,7 @@ from personae.subnetwork import Mask
 SHARES = (0.001, 0.01, 0.1)
 
 
-def curve(base: np.ndarray, margins: np.ndarray, control: np.ndarray | None = None, **more: float) -> object:
+def curve(base: np.ndarray, margins: np.ndarray, control: np.ndarray | None = None) -> Accessibility:
     return accessibility(
         base, margins, control, shares=SHARES, dropped=(10, 100, 1000), threshold=0.75, loss=None, resamples=300, seed=0
     )
@@ -110,19 +111,19 @@ def test_found_again_compares_the_same_items() -> None:
     base, worn = up_to(4), np.column_stack([up_to(10), up_to(16), up_to(20)])
     disabled = np.column_stack([up_to(2), up_to(10), up_to(20)])
     first, second = curve(base, worn), curve(up_to(0), disabled)
-    again = found_again(worn, disabled, (first, second), 0)
+    again = found_again(worn, disabled, (first, second), 300, 0)
     assert again.accessibility is second
     assert again.area.value == pytest.approx(first.area.value - second.area.value)
     assert again.ratio == pytest.approx(second.smallest / first.smallest)
     assert again.ratio > 1
     assert again.harder
-    same = found_again(worn, worn, (first, first), 0)
+    same = found_again(worn, worn, (first, first), 300, 0)
     assert (same.ratio, same.area.value, same.harder) == (1.0, 0.0, False)
     gone = curve(up_to(0), np.column_stack([up_to(0)] * 3))
-    lost = found_again(worn, np.column_stack([up_to(0)] * 3), (first, gone), 0)
+    lost = found_again(worn, np.column_stack([up_to(0)] * 3), (first, gone), 300, 0)
     assert (lost.ratio, lost.harder) == (None, True)
     there = curve(up_to(20), worn)  # past the threshold with nothing dropped: no ratio to zero
-    assert found_again(worn, disabled, (there, second), 0).ratio is None
+    assert found_again(worn, disabled, (there, second), 300, 0).ratio is None
 
 
 def test_alignment_tells_the_tied_items_apart() -> None:

@@ -110,11 +110,13 @@ def accessibility(
     )
 
 
-def found_again(base: Floats, disabled: Floats, curves: tuple[Accessibility, Accessibility], seed: int) -> FoundAgain:
+def found_again(
+    base: Floats, disabled: Floats, curves: tuple[Accessibility, Accessibility], resamples: int, seed: int
+) -> FoundAgain:
     """Curve of base against curve of the disabled model, from the margins (n, K) of the same items and shares."""
     first, second = curves
     weights = area_weights([point.share for point in first.points])
-    lost = difference(wins(base) @ weights, wins(disabled) @ weights, seed=seed)
+    lost = difference(wins(base) @ weights, wins(disabled) @ weights, resamples=resamples, seed=seed)
     ratio = second.smallest / first.smallest if first.smallest and second.smallest else None
     gone = first.smallest is not None and second.smallest is None
     return FoundAgain(second, ratio, lost, gone or lost.low > 0)

@@ -88,7 +88,7 @@ class Audited:
             on_disabled = self._curve("fresh", self._under(masks), after.tolist(), control=False, masks=masks)
             again = found_again(
                 columns(on_base["margins"]), columns(on_disabled["margins"]),
-                (curve, self._accessibility(after, on_disabled)), self.settings.seed,
+                (curve, self._accessibility(after, on_disabled)), **self.drawn,
             )  # fmt: skip
             attacks.append(self._fresh(base, on_base, on_disabled))
         lowered = difference(wins(base), wins(after), **self.drawn)
@@ -134,13 +134,14 @@ class Audited:
         settings = self.settings
         if not settings.groups:
             return ()
+        masks = unpack(on_base["mask"], self.shapes)
         fewer = self.parts.test.take(min(settings.restore_items, len(self.parts.test)), settings.seed)
 
         def compute() -> dict[str, Any]:
             items = encode_items(self.subject.model, self.subject.tokenizer, fewer)
-            return read_restored(self.subject, unpack(on_base["mask"], self.shapes), items, settings.groups)
+            return read_restored(self.subject, masks, items, settings.groups)
 
-        decided = {"items": fewer.sha256, "groups": settings.groups, "mask": on_base["mask"]}
+        decided = {"items": fewer.sha256, "groups": settings.groups, **self._under(masks)}
         found = self._step("restored", decided, compute)
         return tuple(
             Restored(
