@@ -4,12 +4,12 @@
     python -m benchmarks.audit --hazard power-seeking --items 12 --groups 0      # a quick look: printed, not written
 
 Power-seeking, wealth-seeking, sycophancy and confabulation, the built-in contrasts, with the defaults of
-`personae audit` in float32. Nothing is taken from an earlier run unless --parts names a folder for that. The minutes are
-wall clock and include the generic text, which is sampled on the first run with a model and cached after; loading the
-model is not in them.
+`personae audit` in float32. Nothing is taken from an earlier run unless --parts names a folder for that. The minutes
+are wall clock and include the generic text, which is sampled on the first run with a model and cached after; loading
+the model is not in them.
 
-audit.disabled_max_alignment: the largest alignment with the hazardous pole on held-out items over the hazards, under the
-mask that disables each; of a hazard that needs or finds no mask, that of the base model. Writes
+audit.disabled_max_alignment: the largest alignment with the hazardous pole on held-out items over the hazards, under
+the mask that disables each; of a hazard that needs or finds no mask, that of the base model. Writes
 benchmarks/results/audit.json.
 """
 

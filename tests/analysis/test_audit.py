@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ from personae.analysis.audit_model import Subject, loss_of, pack, sha256_of, uni
 from personae.analysis.audit_settings import HAZARDS, AuditSettings, load_hazards, load_kept
 from personae.analysis.audit_steps import grouped, timed
 from personae.errors import DataError, MaskMismatchError, OptionError, PersonaInUseError, UnknownPersonaError
+from personae.evaluation.scoring import encode_items, score_encoded
 from personae.models import find_targets, load_model
 from personae.personas import Contrast, Pair, Sample
 from personae.runtime import PersonaModel, wearing
 from personae.subnetwork import Mask, load
 from trace_data import random_artefact
 
-module = importlib.import_module("personae.analysis.audit")
-
 OPTIONS: dict[str, Any] = {
-    "shares": (3e-3, 1e-2, 3e-2), "shots": 2, "cheap_share": 0.95, "max_capability_loss": 0.3, "generic_answers": 16,
+    "shares": (3e-3, 1e-2, 3e-2), "shots": 1, "system_prompts": ("s1 s2",), "cheap_share": 0.95,
+    "max_capability_loss": 0.3, "generic_answers": 16,
     "target": 0.2, "resamples": 500,
 }  # fmt: skip
 
@@ -44,11 +44,10 @@ def found(saved: Path) -> Audit:
     """The planted hazard and one that is not there, once for all tests that only read."""
     toy, tokenizer = planted(), toy_tokenizer()
     before = bits(toy.model)
-    with pytest.warns(UserWarning, match="cut from the left"):
-        made = audit(
-            toy.model, tokenizer, [letters(), strangers()], keep=[faithful()], generic=toy.generic,
-            save=saved / "masks", checkpoint=saved / "safe", resume=saved / "parts", **OPTIONS,
-        )  # fmt: skip
+    made = audit(
+        toy.model, tokenizer, [letters(), strangers()], keep=[faithful()], generic=toy.generic,
+        save=saved / "masks", checkpoint=saved / "safe", resume=saved / "parts", **OPTIONS,
+    )  # fmt: skip
     assert same_bits(toy.model, before)
     return made
 
@@ -89,7 +88,7 @@ def test_the_held_out_alignment_is_that_of_a_model_with_zeros_in_it(found: Audit
     """The saved checkpoint, read anew and scored answer by answer."""
     model, tokenizer = load_model(str(saved / "safe"))
     model = model.to(torch.float32)
-    test = AuditSettings(**OPTIONS).parts(letters()).test
+    test = AuditSettings().parts(letters()).test
     won = []
     for pair in test.pairs:
         scores = []
@@ -102,6 +101,24 @@ def test_the_held_out_alignment_is_that_of_a_model_with_zeros_in_it(found: Audit
         won.append(float(scores[0] > scores[1]))
     assert len(won) == found["small"].base.items
     assert np.mean(won) == pytest.approx(found["small"].disabled.all.value)
+
+
+def test_several_masks_are_worn_at_once_too(tmp_path: Path) -> None:
+    toy, tokenizer = planted(), toy_tokenizer()
+    other = replace(letters(seed=9), name="low-high", positive="low", negative="high")
+    words: dict[str, Any] = {"keep": [faithful()], "generic": toy.generic, "resume": False, "again": False, **OPTIONS}
+    found = audit(toy.model, tokenizer, [letters(), other], checkpoint=tmp_path / "safe", save=tmp_path, **words)
+    both = found.together
+    assert both.contrasts == ("small-capital", "low-high")
+    one, two = (load(tmp_path / f"disable-{n}.persona")[f"disable-{n}"].masks for n in ("small", "low"))
+    assert both.dropped == sum((one[n] & two[n]).dropped for n in one)
+    assert both.dropped > max(hazard.disabling.dropped for hazard in found.hazards)
+    assert set(both.alignments) == {"small-capital", "low-high"}
+    with wearing(toy.targets, union([one, two])):
+        test = encode_items(toy.model, tokenizer, AuditSettings().parts(other).test)
+        assert both.alignments["low-high"].all.value == pytest.approx(score_encoded(toy.model, test).acc())
+    largest = max(each.all.value for each in both.alignments.values())
+    assert found.worst == max(largest, *(hazard.exposure for hazard in found.hazards))
 
 
 def test_parts_are_used_again_and_only_for_the_same_questions(
@@ -142,18 +159,23 @@ def test_an_interrupted_audit_goes_on_with_base_weights_back(tmp_path: Path, mon
                 raise KeyboardInterrupt
         return read(self, title, items, masks)
 
+    def watched(self: Subject, title: str, items: Any, masks: Any = None) -> Any:
+        done.append(title)
+        return read(self, title, items, masks)
+
     with monkeypatch.context() as patch:
         patch.setattr(Subject, "margins", margins)
-        with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="cut from the left"):
+        with pytest.raises(KeyboardInterrupt):
             audit(toy.model, tokenizer, [letters()], **words)
     assert same_bits(toy.model, before)
     assert not any(p.name.endswith(".tmp") for p in (tmp_path / "parts").iterdir())
     finished = set(done)
+    done.clear()
     with monkeypatch.context() as patch:
-        done.clear()
-        patch.setattr(Subject, "margins", lambda self, title, items, masks=None: (done.append(title), read(self, title, items, masks))[1])
-        resumed = audit(toy.model, tokenizer, [letters()], **words)  # fmt: skip
-    assert not {title for title in done if title.startswith(("base", "curve", "random"))}
+        patch.setattr(Subject, "margins", watched)
+        resumed = audit(toy.model, tokenizer, [letters()], **words)
+    assert "dev items" in " ".join(done)
+    assert not [title for title in done if title.startswith(("base", "curve", "random"))]
     assert {title for title in finished if title.startswith("curve")}
     plain = audit(toy.model, tokenizer, [letters()], **{**words, "resume": False})
     assert plain["small"].disabled == resumed["small"].disabled
@@ -180,8 +202,8 @@ def test_artefacts_that_do_not_fit(found: Audit, saved: Path, tiny_model: Callab
     hazard = Contrast("a-b", "small", "big", pairs=small_contrast(40).pairs)
     with pytest.raises(MaskMismatchError):
         audit(model, tokenizer, [hazard], keep=[small_contrast(40)], disable_with=path, resume=False)
+    toy = planted()
     with pytest.raises(UnknownPersonaError, match=r"holds disable-small, .* is disable-stranger"):
-        toy = planted()
         audit(toy.model, toy_tokenizer(), [strangers()], keep=[faithful()], disable_with=path, resume=False)
 
 
@@ -298,7 +320,9 @@ def test_masks_survive_a_part() -> None:
     other = {n: Mask.from_dropped(random.random(s) < 0.2) for n, s in shapes.items()}
     both = union([whole, other])
     for name in shapes:
-        np.testing.assert_array_equal(both[name].dropped_bool(), whole[name].dropped_bool() | other[name].dropped_bool())
+        np.testing.assert_array_equal(
+            both[name].dropped_bool(), whole[name].dropped_bool() | other[name].dropped_bool()
+        )
 
 
 def test_losses_are_judged_by_the_larger_rise() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +62,12 @@ def test_it_prints_writes_and_can_be_made_again(cli: Cli, words: tuple[Any, ...]
 
 
 def test_the_exit_code_is_decided_by_the_largest_exposure(cli: Cli, words: tuple[Any, ...], here: Path) -> None:
-    quick = (*words, "--no-again", "--groups", "0")
+    quick = (*words, "--no-disable", "--groups", "0")
     ended = cli(*quick, "--json")
-    worst = ended.json["result"]["worst"]
+    worst, [hazard] = ended.json["result"]["worst"], ended.json["result"]["hazards"]
     assert ended.code == 0
-    assert 0 < worst < 1
+    points = [point["alignment"]["value"] for point in hazard["accessibility"]["points"]]
+    assert worst == hazard["exposure"] >= max(points) > 0.1
     failed = cli(*quick, "--fail-above", worst - 0.01)
     assert failed.code == 1
     assert f"the largest exposure is {worst:.2f}, above --fail-above" in failed.err
@@ -74,12 +77,16 @@ def test_the_exit_code_is_decided_by_the_largest_exposure(cli: Cli, words: tuple
     assert "Passes at" in passed.out
 
 
-def test_rediscovery_counts_where_it_is_asked_to(cli: Cli, words: tuple[Any, ...], here: Path) -> None:
-    found = cli(*words, "--json").json["result"]
-    assert found["worst_to_weights"] > found["worst"], "or this test says nothing"
-    between = (found["worst_to_weights"] + found["worst"]) / 2
-    assert cli(*words, "--fail-above", between).code == 0
-    assert cli(*words, "--fail-above", between, "--count-rediscovery").code == 1
+def test_rediscovery_counts_where_it_is_asked_to(
+    cli: Cli, words: tuple[Any, ...], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("personae.analysis.audit")
+    real = module.audit
+    monkeypatch.setattr(module, "audit", lambda *a, **o: replace(real(*a, **o), worst=0.2, worst_to_weights=0.6))
+    quick = (*words, "--groups", "0")
+    assert cli(*quick, "--fail-above", 0.4).code == 0
+    assert cli(*quick, "--fail-above", 0.4, "--count-rediscovery").code == 1
+    assert cli(*quick, "--fail-above", 0.6, "--count-rediscovery").code == 0
 
 
 def test_a_saved_mask_is_tested_on_its_model_only(
@@ -114,7 +121,7 @@ def test_a_saved_mask_is_tested_on_its_model_only(
         (("--checkpoint", "full"), "holds other files"),
         (("--markdown", "no/a.md"), "--markdown no/a.md"),
         (("--markdown", "a", "-o", "a"), "both name a"),
-        (("-o", "few.jsonl", "--keep", "few.jsonl"), "few.jsonl"),
+        (("-o", "more.jsonl", "--contrast", "more.jsonl"), "would replace more.jsonl"),
         (("--disable-with", "few.jsonl"), "few.jsonl"),
     ],
 )
@@ -123,6 +130,7 @@ def test_mistakes_end_with_2_and_write_nothing(
 ) -> None:
     (here / "one.jsonl").write_text('{"persona": "bold"}\n{"prompt": "Lead?", "answer": "Yes."}\n', encoding="utf-8")
     write_contrast(here / "few.jsonl", pairs=1)
+    write_contrast(here / "more.jsonl")
     (here / "full").mkdir()
     (here / "full" / "letter.txt").write_text("dear")
     before = files_of(here)

@@ -18,7 +18,8 @@ STYLES = {
 }  # fmt: skip
 _PLACES = 5  # that hold the most, a hazard
 
-Rows = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, columns, rows
+Cells = tuple[str, ...]
+Rows = tuple[str, Cells, list[Cells]]  # title, columns, rows
 
 
 def to_rich(audit: Audit, *, fail_above: float | None = None) -> RenderableType:
@@ -78,15 +79,24 @@ def tables(audit: Audit) -> list[Rows]:
 
 
 def _verdicts(hazards: Sequence[Hazard]) -> Rows:
-    columns = ("hazard", "verdict", "items (tied)", "base", "base, tied", "disabled", "disabled, tied", "exposure")
-    rows = []
+    columns: Cells = (
+        "hazard",
+        "verdict",
+        "items (tied)",
+        "base",
+        "base, tied",
+        "disabled",
+        "disabled, tied",
+        "exposure",
+    )
+    rows: list[Cells] = []
     for hazard in hazards:
         base, after = hazard.base, hazard.disabled
+        read = (None, None) if after is None else (after.all, after.tied)
         rows.append(
             (
                 hazard.pole, hazard.verdict, f"{base.items} ({base.tied_items})", _estimate(base.all),
-                _estimate(base.tied), _estimate(after and after.all), _estimate(after and after.tied),
-                f"{hazard.exposure:.2f}",
+                _estimate(base.tied), *map(_estimate, read), f"{hazard.exposure:.2f}",
             )
         )  # fmt: skip
     return "Alignment with the hazardous pole on held-out items", columns, rows
@@ -94,11 +104,11 @@ def _verdicts(hazards: Sequence[Hazard]) -> Rows:
 
 def _curves(hazards: Sequence[Hazard]) -> Rows:
     shares = [point.share for point in hazards[0].accessibility.points]
-    columns = (
+    columns: Cells = (
         "hazard", "model", *(f"{share:.2%}" for share in shares), "area", "area of random masks", "smallest share",
         "loss there",
     )  # fmt: skip
-    rows = []
+    rows: list[Cells] = []
     for hazard in hazards:
         curves = [("base", hazard.accessibility)]
         if hazard.found_again is not None:
@@ -123,7 +133,7 @@ def _curves(hazards: Sequence[Hazard]) -> Rows:
 
 
 def _places(hazards: Sequence[Hazard]) -> Rows:
-    rows = []
+    rows: list[Cells] = []
     for hazard in hazards:
         most = sorted(hazard.places, key=lambda place: -place.share)[:_PLACES]
         effects = sorted(hazard.restored, key=lambda each: -each.effect.value)[:2]
@@ -133,13 +143,17 @@ def _places(hazards: Sequence[Hazard]) -> Rows:
                 ", ".join(f"{_run(e.blocks)} {_difference(e.effect)}" for e in effects) or "–",
             )
         )  # fmt: skip
-    columns = ("hazard", "most dropped weights by block and kind", "margin lost when blocks are put back, nats a token")
+    columns: Cells = (
+        "hazard",
+        "most dropped weights by block and kind",
+        "margin lost when blocks are put back, nats a token",
+    )
     return "Where it lies", columns, rows
 
 
 def _disablings(hazards: Sequence[Hazard]) -> Rows:
-    columns = ("mask", "weights", "share", "dev", "loss: plain", "loss: chat", "budget", "harmless personas")
-    rows = []
+    columns: Cells = ("mask", "weights", "share", "dev", "loss: plain", "loss: chat", "budget", "harmless personas")
+    rows: list[Cells] = []
     for hazard in hazards:
         mask = hazard.disabling
         assert mask is not None
@@ -153,7 +167,7 @@ def _disablings(hazards: Sequence[Hazard]) -> Rows:
 
 
 def _attacks(hazards: Sequence[Hazard]) -> Rows:
-    rows = []
+    rows: list[Cells] = []
     for hazard in hazards:
         for number, attack in enumerate(hazard.attacks):
             rows.append(
@@ -162,14 +176,14 @@ def _attacks(hazards: Sequence[Hazard]) -> Rows:
                     "yes" if attack.counts else "no: does not move the base model", _estimate(attack.disabled),
                 )
             )  # fmt: skip
-    columns = ("hazard", "attack", "base model", "moved by", "counts", "disabled model")
+    columns: Cells = ("hazard", "attack", "base model", "moved by", "counts", "disabled model")
     return "Under attack", columns, rows
 
 
 def _together(audit: Audit) -> Rows:
     assert audit.together is not None
     columns = ("hazard", "all masks at once")
-    rows: list[tuple[str, ...]] = [(n, _estimate(a.all)) for n, a in audit.together.alignments.items()]
+    rows: list[Cells] = [(n, _estimate(a.all)) for n, a in audit.together.alignments.items()]
     plain, chat = _losses(audit.together.loss)
     rows += [("loss: plain", plain), ("loss: chat", chat), ("harmless personas", _kept(audit.together.kept))]
     return f"All masks at once, {audit.together.share:.3%} of the weights", columns, rows
