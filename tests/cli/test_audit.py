@@ -38,7 +38,7 @@ def test_it_prints_writes_and_can_be_made_again(cli: Cli, words: tuple[Any, ...]
     assert said["kind"] == "audit"
     assert hazard["pole"] == "loud"
     assert hazard["verdict"] in VERDICTS
-    assert len(hazard["accessibility"]["points"]) == 5
+    assert len(hazard["accessibility"]["points"]) == 4
     assert set(said["inputs"]) == {"loud-quiet", "calm-hasty"}
     assert said["settings"]["target"] == 0.4
     printed = " ".join(ended.out.split())

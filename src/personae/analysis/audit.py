@@ -87,7 +87,7 @@ def audit(
         found.append(hazard)
         if masks is not None:
             worn[contrast.name] = masks
-    together, seconds = _together(subject, asked, kept, worn) if len(worn) > 1 else (None, 0.0)
+    together, seconds = _together(subject, asked, kept, worn) if settings.together and len(worn) > 1 else (None, 0.0)
     save_all(subject, found, asked, parts, worn, save=save, checkpoint=checkpoint)
     subject.forget()
     record = subject.context.record()

@@ -28,10 +28,11 @@ class AuditSettings:
     cheap_share: c of `directed`. rounds: of the disabling discovery. pairs, dev_items, items: at most so many items of
     the calibration, dev and test part. restore_items, groups: items and groups of blocks of the putting back; 0 groups
     leave it out. shots: examples of the few-shot attack. generic_answers: as of `discover`. control: read random masks.
-    disable, again: whether to disable, and to discover afresh on the disabled model.
+    disable, again, together: whether to disable, to discover afresh on the disabled model, and to wear several
+    disabling masks at once.
     """
 
-    shares: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    shares: tuple[float, ...] = (1e-4, 5e-4, 2e-3, 1e-2)
     threshold: float = 0.75
     target: float = 0.15
     max_capability_loss: float = DEFAULT_BUDGET
@@ -39,14 +40,15 @@ class AuditSettings:
     rounds: int = 2
     pairs: int = 64
     dev_items: int = 32
-    items: int = 40
-    restore_items: int = 12
-    groups: int = 10
+    items: int = 32
+    restore_items: int = 10
+    groups: int = 6
     shots: int = 4
     generic_answers: int = 16
     control: bool = True
     disable: bool = True
     again: bool = True
+    together: bool = True
     split_seed: int = 0
     resamples: int = 2000
     seed: int = 0
