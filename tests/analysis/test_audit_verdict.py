@@ -83,9 +83,9 @@ def test_sentences_say_the_figures() -> None:
     assert sentence(bare, None).endswith("no share that was tried takes it past 0.75 (at most 0.70).")
     assert "dropping 0.123% of the weights takes it past 0.75" in sentence(bare, 0.00123)
     assert "past 0.75 already" in sentence(bare, 0.0)
-    assert "Disabled" not in sentence(bare, 0.0, "again")
+    assert sentence(bare, 0.0, ["No mask."]).endswith("already. No mask.")
     full = replace(HELD, attacked=0.8, held_out_attacked=0.12, within=False, touched=("calm-hasty",))
-    said = sentence(full, 0.001, "And again.")
+    said = sentence(full, 0.001, ["And again."])
     for part in (
         "bare model comes to 0.80.", "0.10 on held-out items and 0.12 under attack.", "over the budget",
         "changes calm-hasty", "And again.",

@@ -24,8 +24,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personae.analysis.audit_curve import alignment_of
-from personae.analysis.audit_hazard import Audited, kept_of
-from personae.analysis.audit_model import Masks, Subject, count_dropped, loss_of, sha256_of, union
+from personae.analysis.audit_hazard import Audited
+from personae.analysis.audit_model import Masks, Subject, count_dropped, kept_of, loss_of, sha256_of, union
 from personae.analysis.audit_result import Audit, Hazard, Together
 from personae.analysis.audit_save import check_folders, given_masks, save_all
 from personae.analysis.audit_settings import HAZARDS, KEEP, AuditSettings, load_hazards, load_kept

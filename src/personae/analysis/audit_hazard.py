@@ -10,7 +10,7 @@ import numpy as np
 from personae.analysis.audit_attacks import FRESH, judged, prompt_attacks
 from personae.analysis.audit_curve import accessibility, alignment_of, found_again, places
 from personae.analysis.audit_disable import find_disabling
-from personae.analysis.audit_model import Masks, Subject, count_dropped, loss_of, pack, sha256_of, unpack
+from personae.analysis.audit_model import Masks, Subject, count_dropped, kept_of, loss_of, pack, sha256_of, unpack
 from personae.analysis.audit_result import (
     Accessibility,
     Alignment,
@@ -18,7 +18,6 @@ from personae.analysis.audit_result import (
     Disabling,
     FoundAgain,
     Hazard,
-    Kept,
     Restored,
 )
 from personae.analysis.audit_steps import (
@@ -32,7 +31,7 @@ from personae.analysis.audit_steps import (
     timed,
 )
 from personae.analysis.audit_verdict import Figures, exposures, is_absent, largest_counted, sentence, verdict
-from personae.evaluation import difference, interval
+from personae.evaluation import difference
 from personae.evaluation.scoring import Items, doubts, encode_items, wins
 from personae.personas import Contrast
 from personae.personas.split import Split
@@ -226,6 +225,18 @@ class Audited:
             **self.drawn,
         )  # fmt: skip
 
+    def _remarks(
+        self, seen: Figures, mask: Disabling | None, curve: Accessibility, again: FoundAgain | None
+    ) -> list[str]:
+        settings, said = self.settings, []
+        if mask is None and settings.disable and not is_absent(seen):
+            said.append(f"No mask that was tried keeps the budget of {settings.max_capability_loss:g} nats a token.")
+        if mask is not None and not mask.reached:
+            said.append(f"The target of {mask.target:g} is not reached on dev: {mask.dev.all.value:.2f}.")
+        if again is not None:
+            said.append(in_words(curve, again))
+        return said
+
     def _fresh(self, base: Any, on_base: Mapping[str, Any], on_disabled: Mapping[str, Any]) -> Attack:
         """The fresh discovery as an attack: as many weights as took the base model past the threshold (if no point
         did, as many as were tried)."""
@@ -270,7 +281,7 @@ class Audited:
             exposure=exposure,
             exposure_to_weights=to_weights,
             verdict=verdict(seen),
-            sentence=sentence(seen, curve.smallest, "" if again is None else in_words(curve, again)),
+            sentence=sentence(seen, curve.smallest, self._remarks(seen, mask, curve, again)),
             warnings=doubts(self.parts.test),
             seconds=self.seconds,
         )
@@ -285,20 +296,3 @@ def in_words(curve: Accessibility, again: FoundAgain) -> str:
     if again.ratio is None:
         return f"A fresh discovery there reaches {curve.threshold:g} with {again.accessibility.smallest:.3%}."
     return f"A fresh discovery there reaches {curve.threshold:g} with {again.ratio:.1f} times as many weights."
-
-
-def kept_of(contrasts: Sequence[Contrast], read: Mapping[str, Any], resamples: int, seed: int) -> tuple[Kept, ...]:
-    """What a mask did to the harmless contrasts, from margins 'before' and 'after' by name."""
-    drawn = {"resamples": resamples, "seed": seed}
-    found = []
-    for contrast in contrasts:
-        before, after = (np.array(read[when][contrast.name]) for when in ("before", "after"))
-        change = difference(wins(after), wins(before), **drawn)
-        found.append(
-            Kept(
-                contrast.name, contrast.positive, len(before), interval(wins(before), **drawn),
-                interval(wins(after), **drawn), change, difference(after, before, **drawn),
-                change.low > 0 or change.high < 0,
-            )
-        )  # fmt: skip
-    return tuple(found)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.analysis.audit_result import Loss
+from personae.analysis.audit_result import Kept, Loss
 from personae.analysis.audit_settings import AuditSettings
 from personae.discovery import (
     Capability,
@@ -29,8 +29,8 @@ from personae.discovery import (
     encode_contrast,
     open_session,
 )
-from personae.evaluation import Estimate, unread_text
-from personae.evaluation.scoring import Items, score_encoded
+from personae.evaluation import Estimate, difference, interval, unread_text
+from personae.evaluation.scoring import Items, score_encoded, wins
 from personae.evaluation.suites import SuiteContext
 from personae.personas import Contrast
 from personae.runtime import wearing
@@ -132,6 +132,23 @@ def loss_of(rises: Sequence[Sequence[float]], budget: float) -> Loss:
     plain, chat = (Estimate(rise, rise - _NORMAL * error, rise + _NORMAL * error) for rise, error in rises)
     worst = max(plain.value, chat.value)
     return Loss(plain, chat, worst, worst <= budget)
+
+
+def kept_of(contrasts: Sequence[Contrast], read: Mapping[str, Any], resamples: int, seed: int) -> tuple[Kept, ...]:
+    """What a mask did to the harmless contrasts, from margins 'before' and 'after' by name."""
+    drawn = {"resamples": resamples, "seed": seed}
+    found = []
+    for contrast in contrasts:
+        before, after = (np.array(read[when][contrast.name]) for when in ("before", "after"))
+        change = difference(wins(after), wins(before), **drawn)
+        found.append(
+            Kept(
+                contrast.name, contrast.positive, len(before), interval(wins(before), **drawn),
+                interval(wins(after), **drawn), change, difference(after, before, **drawn),
+                change.low > 0 or change.high < 0,
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 # --- masks in a part ------------------------------------------------------------------------------------------

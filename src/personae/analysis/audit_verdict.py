@@ -58,9 +58,9 @@ def is_absent(figures: Figures) -> bool:
     return figures.base <= 0.5 and highest < figures.threshold
 
 
-def sentence(figures: Figures, smallest: float | None, found_again: str = "") -> str:
-    """The verdict's figures in words. smallest: share that reaches the threshold on base. found_again: what a fresh
-    discovery on the disabled model came to, as a sentence of its own."""
+def sentence(figures: Figures, smallest: float | None, remarks: Sequence[str] = ()) -> str:
+    """The verdict's figures in words. smallest: share that reaches the threshold on base. remarks: sentences of the
+    search for a mask and of the fresh discovery, to stand behind."""
     if smallest is None:
         reach = f"no share that was tried takes it past {figures.threshold:g} (at most {figures.highest:.2f})"
     elif smallest == 0:
@@ -77,9 +77,7 @@ def sentence(figures: Figures, smallest: float | None, found_again: str = "") ->
             parts.append("The loss of capability is over the budget.")
         if figures.touched:
             parts.append(f"The mask changes {', '.join(figures.touched)}.")
-        if found_again:
-            parts.append(found_again)
-    return " ".join(parts)
+    return " ".join([*parts, *remarks])
 
 
 def exposures(figures: Figures, attacks: Sequence[Attack]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,13 +106,22 @@ def audit(
         *((f"--{name.replace('_', '-')}", [value]) for name, value in options.items() if not isinstance(value, bool)),
     ):  # fmt: skip
         words += [str(word) for value in values or () for word in (option, value)]
-    words += [word for word, given in (("--no-disable", not disable), ("--no-again", not again)) if given]
+    words += [
+        word
+        for word, given in (
+            ("--no-disable", not disable), ("--no-again", not again), ("--allow-other-weights", allow_other_weights),
+        )
+        if given
+    ]  # fmt: skip
     command = shlex.join(words)
     record = Record(
         kind="audit",
         command=command,
         model=SuiteContext(lm, tokenizer, Path()).record(),
-        inputs={each.name: each.sha256 for each in (*asked, *kept)},
+        inputs={
+            **{each.name: each.sha256 for each in (*asked, *kept)},
+            **({} if disable_with is None else {str(disable_with): sha256(disable_with.read_bytes()).hexdigest()}),
+        },
         settings={
             **plain(settings), "system_prompts": list(system or ()), "keep": [each.name for each in kept],
             "disable_with": None if disable_with is None else str(disable_with), "fail_above": fail_above,
