@@ -32,7 +32,7 @@ class AuditSettings:
     disabling masks at once.
     """
 
-    shares: tuple[float, ...] = (1e-4, 5e-4, 2e-3, 1e-2)
+    shares: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     threshold: float = 0.75
     target: float = 0.15
     max_capability_loss: float = DEFAULT_BUDGET
