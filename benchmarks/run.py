@@ -27,6 +27,7 @@ PARTS = {
     "fuzz_reader": ["benchmarks.fuzz_reader"],
     "compare": ["benchmarks.compare"],
     "trace": ["benchmarks.trace"],
+    "audit": ["benchmarks.audit"],
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
@@ -88,6 +89,9 @@ def summary() -> dict[str, float]:
     traced = _read("trace")
     if traced:
         flat |= {key: value for key, value in traced.items() if key.startswith("trace.")}
+    audited = _read("audit")
+    if audited:
+        flat |= {key: audited[key] for key in ("audit.minutes", "audit.disabled_max_alignment")}
     fuzz = _read("fuzz_reader")
     if fuzz:
         flat["file.fuzz_inputs"], flat["file.fuzz_crashes"] = fuzz["inputs"], fuzz["crashes"]

@@ -1,5 +1,8 @@
 """Look inside: overlap against chance, token trace, audit, dynamics over checkpoints, causal map, one report."""
 
+from personae.analysis.audit import audit
+from personae.analysis.audit_result import Audit
+from personae.analysis.audit_settings import HAZARDS, AuditSettings
 from personae.analysis.causal import causal_map
 from personae.analysis.causal_result import CausalMap
 from personae.analysis.compare import Compared, compare
@@ -12,6 +15,9 @@ from personae.analysis.trace import Tracer, trace
 from personae.analysis.trace_result import Trace
 
 __all__ = [
+    "HAZARDS",
+    "Audit",
+    "AuditSettings",
     "CausalMap",
     "Compared",
     "Dynamics",
@@ -20,6 +26,7 @@ __all__ = [
     "Stability",
     "Trace",
     "Tracer",
+    "audit",
     "causal_map",
     "compare",
     "dynamics",

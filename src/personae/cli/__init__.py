@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from personae.cli import (
+    audit,
     causal_map,
     chat,
     compare,
@@ -35,6 +36,7 @@ app.command("list")(listing.list_personas)
 app.command("discover")(discover.discover)
 app.command("eval")(evaluate.evaluate)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval)
+app.command("audit")(audit.audit)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("dynamics")(dynamics.dynamics)
