@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,17 @@ import report_data as data
 from compare_data import SHAPES, artefact, dropped_of, random_masks, subnetwork
 from personae.analysis import compare
 from personae.analysis.dendrogram import linked
+from personae.analysis.hidden_states import Alike, HiddenStates
 from personae.analysis.report import report
 from personae.analysis.report_overlap import tree_chart
 from personae.analysis.report_pieces import Chart, HeatMap, Part, cell, flattened, number, percent
 from personae.analysis.results import Record, write_result
+from personae.analysis.stability import Agreement, Spread, Stability
 from personae.errors import DataError
+from personae.evaluation import Estimate
 from personae.subnetwork import CalibrationIdentity, Provenance, Subnetwork
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 PartOf = Callable[[Any], Part]
 
@@ -156,7 +161,8 @@ def test_faithfulness_curves(part_of: PartOf) -> None:
     assert restored.series[0].y == pytest.approx((0.0, 0.1, 0.2))
     rows = texts(part, "Sufficiency of isolated subnetworks")
     assert rows[2][:3] == ["directed", "0.100", "1.100 [1.000, 1.200]"]
-    assert part.tables[0].warnings == ("lengths differ",)
+    assert part.tables[1].warnings == ("lengths differ",)
+    assert texts(part, "Figures by name") == [["necessity", "0.200 [0.100, 0.300]", "0.010"]]
 
 
 def test_a_suite_of_another_name_keeps_its_tables(part_of: PartOf) -> None:
@@ -164,7 +170,7 @@ def test_a_suite_of_another_name_keeps_its_tables(part_of: PartOf) -> None:
     suite["suite"], suite["tables"][0]["title"] = "horoscope", "Stars"
     part = part_of(suite)
     assert [figure.key for figure in part.figures] == ["minimality", "restoration"]
-    assert part.tables[0].title == "Stars"
+    assert part.tables[1].title == "Stars"
 
 
 def test_a_suites_table_of_another_width_is_refused(part_of: PartOf) -> None:
@@ -237,6 +243,41 @@ def test_overlap_is_that_of_compare(tmp_path: Path) -> None:
     assert [figure.key for figure in written.figures] == [figure.key for figure in part.figures]
     assert asdict(heat_map(written, "overlap")) == asdict(matrix)
     assert texts(written, "Overlap against chance") == texts(part, "Overlap against chance")
+
+
+def test_stability_and_hidden_states_stand_beside_the_overlap(tmp_path: Path) -> None:
+    for seed, name in enumerate(("bold", "shy")):
+        artefact(subnetwork(name, random_masks(SHAPES, 0.2, seed))).save(tmp_path / f"{name}.persona")
+    found = compare(tmp_path / "bold.persona", tmp_path / "shy.persona", draws=0)
+
+    def agreement(part: str, level: str, at: float) -> Agreement:
+        spread = Spread(at, at - 0.1, at + 0.1, 0.05)
+        return Agreement(part, level, spread, spread, replace(spread, mean=at + 0.02))
+
+    parts = (agreement("all", "all", 0.5), *(agreement(f"block {b}", "block", 0.3 + b / 10) for b in range(3)))
+    stable = Stability("bold", "bold-shy", "directed", 40, 5, 99, (99,) * 5, parts)
+    centred = (Estimate(0.5, 0.4, 0.6), None, Estimate(-0.2, -0.3, -0.1))
+    alike = Alike("bold", "shy", (Estimate(1.0, 1.0, 1.0),) * 3, centred)
+    states = HiddenStates("bold-shy", "ab", 80, 3, (), (alike,), 500, 0)
+    whole = replace(found, stability=(stable,), hidden_states=states)
+    write_result(tmp_path / "c.json", Record("compare", "personae compare", None, {}, {}), whole)
+    part = report([tmp_path / "c.json"]).parts[0]
+    assert chart(part, "stability-1").series[0].y == pytest.approx((0.3, 0.4, 0.5))
+    assert chart(part, "stability-1").series[1].y == pytest.approx((0.32, 0.42, 0.52))
+    assert chart(part, "hidden-states").series[0].y == (0.5, None, -0.2)
+    assert chart(part, "hidden-states").series[0].high == (0.6, None, -0.1)
+    title = "Masks on 5 bootstrap resamples of 40 items"
+    assert texts(part, title)[0][:3] == ["bold", "all", "0.5000 [0.4000, 0.6000]"]
+    assert "draws" not in next(table for table in part.tables if table.title == "Overlap against chance").notes[0]
+
+
+def test_many_personas_are_compared_without_draws_and_by_all_weights_alone(tmp_path: Path) -> None:
+    names = [f"p{i}" for i in range(7)]
+    artefact(*(subnetwork(n, random_masks(SHAPES, 0.2, i)) for i, n in enumerate(names))).save(tmp_path / "m.persona")
+    part = report([tmp_path / "m.persona"]).parts[0]
+    assert len(texts(part, "Overlap against chance")) == 21
+    assert part.command == "personae compare m.persona --draws 0"
+    assert len([figure for figure in part.figures if figure.key.startswith("blocks")]) == 6
 
 
 def test_the_tree_joins_groups_at_their_distance() -> None:
@@ -391,6 +432,25 @@ def test_a_missing_field_is_told_with_file_and_place(part_of: PartOf, content: d
     broken = {**content, "result": {k: v for k, v in content["result"].items() if k != place}}
     with pytest.raises(DataError, match=rf"x\.json: result\.{place} is missing"):
         part_of(broken)
+
+
+# --- what is committed ----------------------------------------------------------------------------------------
+
+
+def test_every_committed_result_of_a_known_format_is_taken() -> None:
+    """Real files: evaluations that benchmarks wrap, suites on real and planted models, a frontier."""
+    taken, left = [], []
+    for path in sorted(RESULTS.glob("*.json")):
+        try:
+            part = report([path]).parts[-1]
+        except DataError as error:
+            left.append(str(error))
+            continue
+        assert part.tables, path
+        assert part.command, path
+        taken.append(part.kind)
+    assert set(taken) >= {"evaluation", "suite", "frontier"}
+    assert all("has the format None" in said for said in left)
 
 
 # --- numbers as text ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ __all__ = ["compare_part", "overlap_part", "tree_chart"]
 
 MOST_PAIRS = 6  # pairs drawn by block
 MOST_NUMBERS = 12  # personas whose matrix has its numbers written in
+MOST_BY_KIND = 15  # pairs that the table tells by kind, and that masks by chance are drawn for; of more, all weights
 DRAWS = 200  # of masks by chance
 
 _COMPARED: TypeAdapter[Compared] = TypeAdapter(Compared)
@@ -66,7 +67,9 @@ def compare_part(given: Given) -> Part:
 
 def overlap_part(files: Sequence[Given]) -> Part:
     """The personas of all artefacts of one model, compared now."""
-    found = compare(*(str(given.path) for given in files), draws=DRAWS)
+    personas = sum(len(given.artefact or ()) for given in files)
+    draws = DRAWS if personas * (personas - 1) // 2 <= MOST_BY_KIND else 0
+    found = compare(*(str(given.path) for given in files), draws=draws)
     return Part(
         title=f"Overlap of the {len(found.personas)} personas given",
         kind="together",
@@ -77,7 +80,7 @@ def overlap_part(files: Sequence[Given]) -> Part:
         tables=tuple(_tables(found)),
         figures=tuple(_figures(found)),
         made=(("draws by chance", str(found.draws)), ("seed", str(found.seed))),
-        command=shlex.join(["personae", "compare", *(given.name for given in files), "--draws", str(DRAWS)]),
+        command=shlex.join(["personae", "compare", *(given.name for given in files), "--draws", str(draws)]),
     )
 
 
@@ -104,12 +107,13 @@ def _tables(found: Compared) -> list[Table]:
     rows = []
     for pair in found.pairs:
         for overlap in pair.parts:
-            if overlap.level in ("all", "kind"):
+            if overlap.level == "all" or (overlap.level == "kind" and len(found.pairs) <= MOST_BY_KIND):
                 rows.append((Cell(f"{pair.first} – {pair.second}"), Cell(overlap.part), *_overlap_cells(overlap)))
     columns = ("pair", "part", "first", "second", "both", "difference", "Jaccard", "cosine", "z")
+    drawn = f" and the central 95 % of {found.draws} draws" if found.draws else ""
     note = (
         "first, second, both: weights dropped. Below each figure: what masks with as many dropped in every row come to "
-        f"by chance, its exact expectation and the central 95 % of {found.draws} draws. difference: over all weights "
+        f"by chance, its exact expectation{drawn}. difference: over all weights "
         "of the part; Jaccard: of what either drops, the share that both drop; z: standard deviations of chance."
     )
     return [Table("Overlap against chance", columns, tuple(rows), words=frozenset({0, 1}), notes=(note,))]

@@ -39,6 +39,8 @@ __all__ = [
 # nearly black page; a ninth series begins again, and dashes and markers tell series apart as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c0689a", "#94731b", "#7a6fd0", "#8a8a8a", "#2f8fbf")
 
+MOST_LISTED = 100  # values of one list among the parameters
+
 Points = tuple[float | None, ...]
 
 NO_COMMAND = "The file names no command; `personae {}` with the data, seed and settings below makes it again."
@@ -302,5 +304,6 @@ def _leaf(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_leaf(item) for item in value) or "none"
+        rest = f" … ({len(value)} in all)" if len(value) > MOST_LISTED else ""
+        return (", ".join(_leaf(item) for item in value[:MOST_LISTED]) or "none") + rest
     return repr(value) if isinstance(value, float) else str(value)

@@ -20,12 +20,14 @@ from personae.analysis.report_pieces import (
     Table,
     cell,
     flattened,
+    number,
 )
 from personae.analysis.report_read import Given, Said
 from personae.errors import DataError
 
 __all__ = ["suite_part"]
 
+MOST_FIGURES = 40
 _OVER_ITEMS = "Intervals: 95 %, percentile bootstrap over items."
 
 
@@ -152,7 +154,7 @@ def suite_part(given: Given) -> Part:
     """All tables of a suite with their warnings, and figures of those that this module knows."""
     said = given.said
     model = said.object("model")
-    tables = tuple(_suite_table(table) for table in said.objects("tables"))
+    tables = (*_headline(said), *(_suite_table(table) for table in said.objects("tables")))
     figures: tuple[Figure, ...] = suite_figures(said)
     skip = {"tables", "figures", "format", "command", "notes"}
     named = said.content.get("command")
@@ -169,6 +171,18 @@ def suite_part(given: Given) -> Part:
         command=str(named) if named else None,
         command_note="" if named else NO_COMMAND.format(f"eval --suite {said.text('suite')}"),
     )
+
+
+def _headline(said: Said) -> list[Table]:
+    """The figures by name; none where there are so many that they only say the tables again."""
+    found = said.object("figures").content
+    if not 0 < len(found) <= MOST_FIGURES:
+        return []
+    rows = tuple(
+        (Cell(name), _suite_cell(said, value), Cell(number(value.get("p")) if isinstance(value, Mapping) else "–"))
+        for name, value in found.items()
+    )
+    return [Table("Figures by name", ("figure", "value", "p"), rows, notes=("In brackets 95 % intervals.",))]
 
 
 def _suite_table(said: Said) -> Table:
