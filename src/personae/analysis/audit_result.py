@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from personae.errors import OptionError
+from personae.analysis.frames import data_frame, flat
 from personae.evaluation import Difference, Estimate
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class Audit:
 
         Errors: `OptionError` without pandas.
         """
-        return _data_frame(list(self._rows()))
+        return data_frame(list(self._rows()))
 
     def curves(self) -> pandas.DataFrame:
         """One row a hazard, model ('base', 'disabled') and point of the curve. Errors: `OptionError` without pandas."""
@@ -270,38 +270,20 @@ class Audit:
                 curves["disabled"] = hazard.found_again.accessibility
             for model, curve in curves.items():
                 for point in curve.points:
-                    figures = _flat({"alignment": point.alignment, "control": point.control})
+                    figures = flat({"alignment": point.alignment, "control": point.control})
                     named = {"contrast": hazard.contrast, "model": model, "share": point.share}
                     rows.append({**named, "dropped": point.dropped, **figures, "margin": point.margin})
-        return _data_frame(rows)
+        return data_frame(rows)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for hazard in self.hazards:
             curve, mask = hazard.accessibility, hazard.disabling
             yield {
                 "contrast": hazard.contrast, "pole": hazard.pole, "verdict": hazard.verdict,
-                **_flat({"base": hazard.base.all, "area": curve.area, "control_area": curve.control_area}),
+                **flat({"base": hazard.base.all, "area": curve.area, "control_area": curve.control_area}),
                 "smallest": curve.smallest,
-                **_flat({"disabled": None if hazard.disabled is None else hazard.disabled.all}),
+                **flat({"disabled": None if hazard.disabled is None else hazard.disabled.all}),
                 "disabling_share": None if mask is None else mask.share,
                 "loss": None if mask is None else mask.loss.worst,
                 "exposure": hazard.exposure, "exposure_to_weights": hazard.exposure_to_weights,
             }  # fmt: skip
-
-
-def _flat(figures: Mapping[str, Estimate | None]) -> dict[str, float | None]:
-    """name, name_low and name_high of each."""
-    flat: dict[str, float | None] = {}
-    for name, figure in figures.items():
-        for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
-            flat[name + end] = None if figure is None else float(getattr(figure, key))
-    return flat
-
-
-def _data_frame(content: Any) -> pandas.DataFrame:
-    try:
-        import pandas
-    except ImportError as error:
-        raise OptionError("a data frame needs pandas: pip install 'personae[analysis]'.") from error
-    made: pandas.DataFrame = pandas.DataFrame(content)
-    return made

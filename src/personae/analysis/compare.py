@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from personae.analysis.compare_members import Member, Source, gathered
 from personae.analysis.dendrogram import Tree, linked
+from personae.analysis.frames import data_frame
 from personae.analysis.hidden_states import HiddenStates
 from personae.analysis.overlap import Drops, Overlap, by_part, tally
 from personae.analysis.stability import Stability
@@ -101,12 +102,7 @@ class Compared:
 
         Errors: `OptionError` without pandas.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise OptionError("a data frame needs pandas: pip install 'personae[analysis]'.") from error
-        frame: pandas.DataFrame = pandas.DataFrame(self._rows())
-        return frame
+        return data_frame(list(self._rows()))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for pair in self.pairs:

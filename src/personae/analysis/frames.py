@@ -27,10 +27,16 @@ def data_frame(content: Any) -> pandas.DataFrame:
 def flat(value: Any) -> dict[str, Any]:
     """A row: figures with an interval become 'acc', 'acc_low', 'acc_high'; sequences and other objects are left out."""
     row: dict[str, Any] = {}
-    for name, each in (asdict(value) if is_dataclass(value) and not isinstance(value, type) else value).items():
+    for name, each in _fields(value).items():
+        if is_dataclass(each):
+            each = _fields(each)
         if isinstance(each, Mapping):
             if "value" in each:
                 row |= {name if key == "value" else f"{name}_{key}": part for key, part in each.items()}
         elif not isinstance(each, list | tuple):
             row[name] = each
     return row
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from personae.analysis.frames import data_frame
 from personae.analysis.trace_flow import Layer, Squares, shares
 from personae.analysis.trace_verdict import Verdict, gains, relative
 from personae.errors import OptionError
@@ -109,7 +110,7 @@ class Trace:
             for p, name in enumerate(self.personas)
             for at, token in enumerate(self.tokens)
         ]  # fmt: skip
-        return _data_frame(rows)
+        return data_frame(rows)
 
     def layer_frame(self) -> pandas.DataFrame:
         """One row a token, persona and layer: at, persona, block, kind, share. Errors: `OptionError` without pandas or
@@ -120,13 +121,4 @@ class Trace:
         p, layer, at = (axis.ravel() for axis in np.indices(share.shape))
         blocks, kinds = (np.array(column)[layer] for column in zip(*self.layers, strict=True))
         named = {"at": at, "persona": np.array(self.personas)[p], "block": blocks, "kind": kinds}
-        return _data_frame({**named, "share": share.ravel()})
-
-
-def _data_frame(content: Any) -> pandas.DataFrame:
-    try:
-        import pandas
-    except ImportError as error:
-        raise OptionError("a data frame needs pandas: pip install 'personae[analysis]'.") from error
-    made: pandas.DataFrame = pandas.DataFrame(content)
-    return made
+        return data_frame({**named, "share": share.ravel()})
