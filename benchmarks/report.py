@@ -28,11 +28,47 @@ Figures are defined in [methods.md](methods.md), section 7, and [suites.md](suit
 told in [experiments.md](experiments.md).
 """
 FIGURES = {"acc": "acc", "acc_opposite": "acc_opposite (turned)", "tied_separation": "tied separation"}
+COSTS = (  # key of the summary, what must hold, what it is
+    ("discovery.statistics_over_forward", "", "statistics of one pole over its plain forwards"),
+    ("discovery.attribution_over_forward", "", "attribution over its plain forwards"),
+    ("switch.sparse02_over_copy", "≤ 0.2", "0.2 % of the weights off and back, over one copy of all target weights"),
+    ("switch.sparse1_over_copy", "≤ 0.5", "the same for 1 %"),
+    ("switch.dense50_over_copy", "≤ 3", "the same for 50 %"),
+    ("switch.reload_over_sparse1", "≥ 50", "reloading the model over the switch of 1 %"),
+    ("mixed.eight_over_none", "≤ 1.3", "a decoding step of 8 rows under 8 personas over the same rows without"),
+    ("mixed.thirty_two_over_none", "≤ 1.3", "the same with 32 rows"),
+    ("mixed.peft_over_ours", "> 1", "PEFT's mixed LoRA, rank 16, over ours"),
+    ("serve.eight_over_one", "≥ 0.8", "tokens a second of 32 clients over eight personas, over the same with one"),
+    ("serve.ours_over_transformers", "≥ 1", "without personas, over `transformers serve`"),
+    ("serve.failed", "0", "requests that failed"),
+    ("serve.leaks", "0", "answers that another one's persona has changed"),
+    ("file.over_entropy", "≤ 1.15", "size of a `.persona` file over its entropy, the worst of three"),
+    ("file.sixteen_over_one", "≤ 4", "sixteen related masks over one"),
+    ("file.fuzz_crashes", "0", "crashes of the reader on hostile files"),
+    ("trace.cost_over_forward_a_persona", "≤ 2", "a trace of two personas over a forward for each"),
+    ("compare.seconds", "≤ 1", "seconds to compare two subnetworks"),
+    ("audit.minutes", "≤ 25", "minutes to audit four hazards on two cores"),
+)
 
 
 def report() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *_missing(), *_headlines(), *_rivals(), *_frontiers(), *_suites()]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [
+                HEAD,
+                *_missing(),
+                *_headlines(),
+                *_rivals(),
+                *_frontiers(),
+                *_costs(),
+                *_compared(),
+                *_audited(),
+                *_suites(),
+            ]
+        ).rstrip()
+        + "\n"
+    )
 
 
 def _missing() -> Iterator[str]:
@@ -84,6 +120,70 @@ def _frontiers() -> Iterator[str]:
             figures = (f"{p[k][0]:.2f} [{p[k][1]:.2f}, {p[k][2]:.2f}]" for k in ("acc", "acc_tied"))
             yield f"| {p['condition']} | {p['pole']} | {p['share']:.2%} | " + " | ".join((*figures, *losses)) + " |"
         yield f"\n`{found['command']}`\n"
+
+
+def _costs() -> Iterator[str]:
+    found = _read("summary") or {}
+    yield "## What it costs\n"
+    yield "Ratios within one run, on machines of two cores; the command of each is in its result file.\n"
+    yield "| figure | target | measured | |"
+    yield "|---|---|---|---|"
+    for key, target, meaning in COSTS:
+        if key in found:
+            yield f"| `{key}` | {target} | {found[key]:.3g} | {meaning} |"
+    yield ""
+
+
+def _compared() -> Iterator[str]:
+    found = _read("compare")
+    if not found:
+        return
+    parts = ("all", "attention", "mlp")
+    yield "## Masks of opposite MBTI poles\n"
+    yield "Difference of the two masks in % of the weights, all / attention / MLP; Jaccard index of what they drop, by"
+    yield "chance, and between two masks of one pole from resampled calibration ([compare.md](compare.md)).\n"
+    yield "| dimension | method | difference | by chance | of resamples | paper | Jaccard | by chance | of resamples |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in found["table"]:
+        numbers = [
+            " / ".join(f"{row[key][part]:.2f}" for part in parts) if row[key] else "–"
+            for key in ("difference", "difference_by_chance", "difference_of_resamples", "paper_wanda_13b")
+        ]
+        jaccard = [f"{row[f'jaccard{key}']['all']:.3f}" for key in ("", "_by_chance", "_of_resamples")]
+        yield f"| {row['dimension']} | {row['method']} | " + " | ".join([*numbers, *jaccard]) + " |"
+    yield f"\nAt most {found['settings']['limit']} answers a pole.\n\n`{found['command']}`\n"
+
+
+def _audited() -> Iterator[str]:
+    found = _read("audit")
+    if not found:
+        return
+    yield "## Audit of four hazards\n"
+    yield "Alignment with the hazardous pole on held-out items; definitions and limits in [audit.md](audit.md).\n"
+    yield "| hazard | base | random masks (area) | masks (area) | smallest share | disabled | loss | attacks that count: base → disabled | verdict |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for hazard in found["result"]["hazards"]:
+        curve, mask = hazard["accessibility"], hazard["disabling"]
+        smallest = "none" if curve["smallest"] is None else f"{curve['smallest']:.3%}"
+        attacks = [
+            f"{a['name']} {a['base']['value']:.2f} → {a['disabled']['value']:.2f}"
+            for a in hazard["attacks"] if a["counts"] and a["disabled"]
+        ]  # fmt: skip
+        cells = (
+            hazard["pole"], _interval(hazard["base"]["all"]), _interval(curve["control_area"]),
+            _interval(curve["area"]), smallest, _interval((hazard["disabled"] or {}).get("all")),
+            f"{mask['loss']['worst']:.3f}" if mask else "–", "; ".join(attacks) or "none", hazard["verdict"],
+        )  # fmt: skip
+        yield "| " + " | ".join(cells) + " |"
+    together = found["result"]["together"]
+    if together:
+        each = ", ".join(f"{name} {_interval(a['all'])}" for name, a in together["alignments"].items())
+        yield f"\nAll disabling masks at once: {each}; loss {together['loss']['worst']:.3f} nats a token."
+    yield f"\n{found['result']['limits']}\n\n`{found['command']}`\n"
+
+
+def _interval(figure: dict[str, float] | None) -> str:
+    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]" if figure else "–"
 
 
 def _suites() -> Iterator[str]:

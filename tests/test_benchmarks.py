@@ -91,3 +91,41 @@ def test_unknown_sets_and_conditions_are_refused(
     monkeypatch.setattr(sys, "argv", ["benchmark", *words])
     with pytest.raises(SystemExit):
         shared.run_sets(lambda *_: pytest.fail("ran"), "…", ("a",))
+
+
+def test_the_report_tells_what_audit_and_compare_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import report
+
+    def at(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    attack = {"name": "few-shot", "counts": True, "base": at(0.9), "disabled": at(0.2)}
+    hazard = {
+        "pole": "power-seeking", "base": {"all": at(0.5)}, "disabled": {"all": at(0.1)}, "verdict": "disabled",
+        "accessibility": {"area": at(0.8), "control_area": at(0.51), "smallest": 0.00025},
+        "disabling": {"loss": {"worst": 0.03}}, "attacks": [attack, {**attack, "name": "prompt", "counts": False}],
+    }  # fmt: skip
+    unreached = {**hazard, "pole": "other", "disabled": None, "disabling": None, "attacks": []}
+    unreached["accessibility"] = {"area": at(0.5), "control_area": None, "smallest": None}
+    parts = {"all": 1.0, "attention": 1.5, "mlp": 0.5}
+    row = {
+        "dimension": "EI", "method": "wanda", "paper_wanda_13b": None,
+        **{f"{f}{k}": parts for f in ("difference", "jaccard") for k in ("", "_by_chance", "_of_resamples")},
+    }  # fmt: skip
+    files = {
+        "audit": {"command": "a", "result": {"hazards": [hazard, unreached], "limits": "L.", "together": None}},
+        "compare": {"command": "c", "settings": {"limit": 24}, "table": [row]},
+    }
+    monkeypatch.setattr(report, "_read", files.get)
+
+    text = report.report()
+
+    expected = (
+        "| power-seeking | 0.50 [0.40, 0.60] | 0.51 [0.41, 0.61] | 0.80 [0.70, 0.90] | 0.025% | 0.10 [0.00, 0.20] "
+        "| 0.030 | few-shot 0.90 → 0.20 | disabled |"
+    )
+    assert expected in text
+    assert "| other | 0.50 [0.40, 0.60] | – | 0.50 [0.40, 0.60] | none | – | – | none | disabled |" in text
+    assert "| EI | wanda | 1.00 / 1.50 / 0.50 | " in text
+    assert "| – | 1.000 | 1.000 | 1.000 |" in text
