@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery_data import random_texts
-from personae.discovery import Capability, GenericText, capability, largest_within
+from personae.discovery import Capability, GenericText, budget, capability, largest_within, loss_bound_of
 from personae.errors import DataError
 
 BUDGET = 0.05
@@ -137,3 +137,33 @@ def test_capability_is_the_mean_over_tokens(tiny_model: Any) -> None:
     assert found.chat == pytest.approx(slow(text.chat), rel=1e-5)
     with pytest.raises(DataError, match="lacks one"):
         capability(model, GenericText(text.plain, (), "no chat"))
+
+
+def _damaged(model: Any, scale: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+
+
+@pytest.mark.parametrize("number", [1, 3, 9])
+def test_a_bound_within_the_budget_is_that_of_all_texts(tiny_model: Any, number: int) -> None:
+    model, _ = tiny_model("llama")
+    text = GenericText(random_texts(number), random_texts(number + 2, seed=1), "random")
+    base = capability(model, text)
+    _damaged(model, 1.02)
+    bound = loss_bound_of(model, text, base, budget=1e3)
+    assert bound == pytest.approx(capability(model, text).loss_bound(base), abs=1e-4)
+
+
+def test_what_is_clearly_over_the_budget_is_read_by_a_quarter(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = tiny_model("llama")
+    text = GenericText(random_texts(16), random_texts(12, seed=1), "random")
+    base = capability(model, text)
+    _damaged(model, 3.0)
+    over = capability(model, text)
+    read: list[int] = []
+    nll = budget.answer_nll
+    monkeypatch.setattr(budget, "answer_nll", lambda model, texts: (read.append(len(texts)), nll(model, texts))[1])
+    limit = over.loss(base) / 4
+    assert loss_bound_of(model, text, base, limit) > limit
+    assert read == [4, 3]

@@ -1,7 +1,7 @@
 """From text to masks: statistics, attribution, scores, selection, budget, and the method that joins them."""
 
 from personae.discovery.attribution import WeightedQuestion, attribute
-from personae.discovery.budget import Capability, capability, largest_within
+from personae.discovery.budget import Capability, capability, largest_within, loss_bound_of
 from personae.discovery.calibration import (
     Calibration,
     against_base,
@@ -63,6 +63,7 @@ __all__ = [
     "forward_gains",
     "generic_text",
     "largest_within",
+    "loss_bound_of",
     "margin",
     "mean_log_probabilities",
     "measure",

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from personae.discovery import Calibration, GenericText, capability, largest_within
+from personae.discovery import Calibration, GenericText, capability, largest_within, loss_bound_of
 from personae.errors import DataError, OptionError
 from personae.models import Question, Target, continuation_batches, score_continuations
 
@@ -197,7 +197,7 @@ def within_budget(wrapped: Any, adapter: Trained, text: GenericText, budget: flo
 
     def bound(steps: int) -> float:
         with adapted(wrapped, Trained(adapter.name, steps / STEPS, adapter.backwards)):
-            return capability(model, text).loss_bound(base)
+            return loss_bound_of(model, text, base, budget)
 
     steps, _ = largest_within(bound, STEPS, budget, start=STEPS)
     return Trained(adapter.name, steps / STEPS, adapter.backwards)

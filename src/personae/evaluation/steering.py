@@ -17,7 +17,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from personae.discovery import Calibration, GenericText, capability, largest_within, mean_log_probabilities
+from personae.discovery import (
+    Calibration,
+    GenericText,
+    capability,
+    largest_within,
+    loss_bound_of,
+    mean_log_probabilities,
+)
 from personae.errors import DataError, OptionError
 from personae.models import Encoded, find_blocks, head_on, sequence_batches
 
@@ -156,7 +163,7 @@ def choose_steering(
 
         def bound(steps: int, block: int = block) -> float:
             with steered(model, at(block, steps)):
-                return capability(model, text).loss_bound(base)
+                return loss_bound_of(model, text, base, budget)
 
         steps, _ = largest_within(bound, MOST, budget, start=max(near, 1))
         final.append((on_dev(block, steps), block, steps))
