@@ -234,9 +234,15 @@ def hazard(contrast: str, *, disabled: bool = True) -> dict[str, Any]:
 def audit(*names: str) -> dict[str, Any]:
     """The file of an audit: the last hazard has no disabling mask."""
     hazards = [hazard(name, disabled=name != names[-1] or len(names) == 1) for name in names]
+    some = hazards[0]
+    together = {
+        "contrasts": list(names[:-1]), "dropped": 40, "share": 0.05,
+        "alignments": dict.fromkeys(names, some["base"]),
+        "loss": some["disabling"]["loss"], "kept": [],
+    } if len(names) > 1 else None  # fmt: skip
     result = {
         "model": MODEL.id, "fingerprint": MODEL.fingerprint, "hazards": hazards, "worst": 0.9, "worst_to_weights": 0.9,
-        "seconds": 6.0, "limits": "This certifies nothing.",
+        "seconds": 6.0, "limits": "This certifies nothing.", "together": together,
     }  # fmt: skip
     return record("audit", result)
 
@@ -272,7 +278,7 @@ def dynamics(steps: tuple[int | None, ...] = (100, 200, 300)) -> dict[str, Any]:
         })  # fmt: skip
     overlaps = [
         {"first": f"checkpoint-{a}", "second": f"checkpoint-{b}", "against": against, "pole": pole,
-         "parts": [overlap(0.1 + 0.1 * b)]}
+         "parts": [overlap(0.1 + 0.1 * b)], "among_candidates": 0.05}
         for pole in ("bold", "shy")
         for against, couples in (("previous", [(i, i + 1) for i in range(len(steps) - 1)]),
                                  ("last", [(i, len(steps) - 1) for i in range(len(steps) - 1)]))

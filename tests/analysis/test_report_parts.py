@@ -366,6 +366,9 @@ def test_an_audit(part_of: PartOf) -> None:
     assert chart(part, "restored-1").x.ticks == ("0–1", "2")
     assert [row[6] for row in texts(part, "Attacks")] == ["yes", "does not move the base model"] * 2
     assert [row[-1] for row in texts(part, "Harmless personas")] == ["untouched"]
+    assert [row[:2] for row in texts(part, "All disabling masks at once")] == [
+        ["power", "0.550 [0.500, 0.600]"], ["wealth", "0.550 [0.500, 0.600]"],
+    ]  # fmt: skip
 
 
 def test_checkpoints_over_steps(part_of: PartOf) -> None:
@@ -377,7 +380,10 @@ def test_checkpoints_over_steps(part_of: PartOf) -> None:
     assert separation.series[0].y == pytest.approx((0.0, 0.2, 0.4))
     assert separation.series[0].high == pytest.approx((0.05, 0.25, 0.45))
     before = chart(part, "overlap-previous")
-    assert [s.name for s in before.series] == ["bold", "bold, by chance", "shy", "shy, by chance"]
+    assert [s.name for s in before.series] == [
+        "bold", "bold, by chance", "bold, random candidates", "shy", "shy, by chance", "shy, random candidates",
+    ]  # fmt: skip
+    assert before.series[2].y == pytest.approx((0.05, 0.05))
     assert before.series[0].x == (200.0, 300.0)
     assert before.series[0].y == pytest.approx((0.2, 0.3))
     assert chart(part, "overlap-last").series[0].x == (100.0, 200.0)

@@ -48,7 +48,7 @@ def audit_part(given: Given) -> Part:
         sha256=given.sha256,
         model=given.model,
         findings=tuple(f"{h.text('contrast')}: {h.text('verdict')}. {h.text('sentence')}" for h in hazards),
-        tables=(_verdicts(hazards), *_attacks(hazards), *_kept(hazards)),
+        tables=(_verdicts(hazards), *_attacks(hazards), *_kept(hazards), *_together(result)),
         figures=tuple(figures),
         notes=said.texts("notes", optional=True),
         warnings=(
@@ -93,6 +93,25 @@ def _verdicts(hazards: Sequence[Said]) -> Table:
 def _smallest(curve: Said) -> str:
     low, high = curve.maybe("smallest_low"), curve.maybe("smallest_high")
     return "" if low is None and high is None else f"[{percent(low)}, {percent(high)}]"
+
+
+def _together(result: Said) -> list[Table]:
+    """Every hazard under all disabling masks at once, which is what a safe checkpoint has."""
+    if not result.has("together"):
+        return []
+    found = result.object("together")
+    alignments = found.object("alignments")
+    rows = tuple(
+        (Cell(name), triple(alignments.object(name).estimate("all")),
+         triple(alignments.object(name).maybe_estimate("tied")))
+        for name in alignments.content
+    )  # fmt: skip
+    note = (
+        f"{_ALIGNMENT} All masks together drop {percent(found.number('share'))} of the weights and cost "
+        f"{number(found.object('loss').number('worst'), 4)} nats a token (the larger of plain text and chat)."
+    )
+    columns = ("hazard", "alignment", "alignment, tied items")
+    return [Table("All disabling masks at once", columns, rows, words=frozenset({0}), notes=(note,))]
 
 
 def _attacks(hazards: Sequence[Said]) -> list[Table]:

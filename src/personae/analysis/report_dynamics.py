@@ -96,11 +96,16 @@ def _overlaps(result: Said) -> list[Table]:
         rows.append((
             Cell(f"{each.text('first')} – {each.text('second')}"), Cell(each.text("against")), Cell(each.text("pole")),
             Cell(number(figure.number("value"), 4), f"chance {number(figure.number('chance'), 4)}{ends}"),
+            Cell(number(each.maybe("among_candidates"), 4)),
         ))  # fmt: skip
     if not rows:
         return []
-    note = "Of the weights that either mask drops, the share that both drop; below it chance at the same row counts."
-    columns = ("checkpoints", "against", "pole", "Jaccard")
+    note = (
+        "Of the weights that either mask drops, the share that both drop; below it chance at the same row counts. "
+        "among candidates: of as many weights drawn from either checkpoint's own candidates, which alone tells nothing "
+        "of the persona."
+    )
+    columns = ("checkpoints", "against", "pole", "Jaccard", "among candidates")
     return [Table("Masks of different checkpoints", columns, tuple(rows), frozenset({0, 1, 2}), (note,))]
 
 
@@ -170,20 +175,26 @@ def _overlap_charts(result: Said, stages: Sequence[Said]) -> list[Chart]:
             for overlap in own:
                 if overlap.text("pole") == pole:
                     whole = [part for part in overlap.objects("parts") if part.text("part") == "all"]
-                    found += [(at[overlap.text(which)], part.object("jaccard")) for part in whole]
-            found.sort(key=lambda pair: pair[0])
-            places = tuple(x for x, _ in found)
-            series.append(Series(pole, places, tuple(j.number("value") for _, j in found), colour=colour))
+                    drawn = overlap.maybe("among_candidates")
+                    found += [(at[overlap.text(which)], part.object("jaccard"), drawn) for part in whole]
+            found.sort(key=lambda each: each[0])
+            places = tuple(x for x, _, _ in found)
+            series.append(Series(pole, places, tuple(j.number("value") for _, j, _ in found), colour=colour))
             series.append(
-                Series(f"{pole}, by chance", places, tuple(j.number("chance") for _, j in found),
-                       tuple(j.maybe("low") for _, j in found), tuple(j.maybe("high") for _, j in found),
+                Series(f"{pole}, by chance", places, tuple(j.number("chance") for _, j, _ in found),
+                       tuple(j.maybe("low") for _, j, _ in found), tuple(j.maybe("high") for _, j, _ in found),
                        style="line", band=True, dashed=True, colour=colour)
+            )  # fmt: skip
+            series.append(
+                Series(f"{pole}, random candidates", places, tuple(drawn for _, _, drawn in found), style="points",
+                       colour=colour)
             )  # fmt: skip
         if series:
             charts.append(
                 Chart(f"overlap-{against}", title,
                       "Jaccard index of dropped weights, all targets; by chance: exact expectation at the same row "
-                      "counts, band: central 95 % of its draws.",
+                      "counts, band: central 95 % of its draws; points: as many weights drawn from either checkpoint's "
+                      "own candidates.",
                       axis, Axis("Jaccard index", low=0.0), tuple(series))
             )  # fmt: skip
     return charts
