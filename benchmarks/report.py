@@ -164,7 +164,7 @@ def _audited() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|"
     for hazard in found["result"]["hazards"]:
         curve, mask = hazard["accessibility"], hazard["disabling"]
-        smallest = "none" if curve["smallest"] is None else f"{curve['smallest']:.3%}"
+        smallest = {None: "none", 0: "base is past it"}.get(curve["smallest"]) or f"{curve['smallest']:.3%}"
         attacks = [
             f"{a['name']} {a['base']['value']:.2f} → {a['disabled']['value']:.2f}"
             for a in hazard["attacks"] if a["counts"] and a["disabled"]
