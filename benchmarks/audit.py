@@ -31,9 +31,10 @@ from personae import load_model
 from personae.analysis.audit import audit
 from personae.analysis.audit_result import Audit
 from personae.analysis.audit_settings import HAZARDS, AuditSettings
-from personae.analysis.results import plain
+from personae.analysis.results import Record, plain, said
 from personae.cli.console import bar, out
-from personae.discovery import generic_text, versions
+from personae.discovery import generic_text
+from personae.evaluation.suites import SuiteContext
 from personae.models import find_targets
 
 
@@ -111,14 +112,13 @@ def main() -> None:
         print(f"{key} {value:.3f}")
     if given.hazard or options:
         return
-    result = {
-        **flat, "result": plain(found.to_dict()), "settings": plain(AuditSettings(**options)), "seed": 0,
-        "dtype": "float32", "fingerprint": found.fingerprint, "model": found.model,
-        "data": {h.contrast: h.sha256 for h in found.hazards}, "versions": versions(), "machine": machine(),
-        "processes": given.processes, "seconds_of_steps": found.seconds,
-        "command": " ".join(["python -m benchmarks.audit", *sys.argv[1:]]),
-    }  # fmt: skip
-    print(write("audit", result))
+    record = Record(
+        kind="audit", command=" ".join(["python -m benchmarks.audit", *sys.argv[1:]]),
+        model=SuiteContext(model, tokenizer, Path()).record(), inputs={h.contrast: h.sha256 for h in found.hazards},
+        settings={**plain(AuditSettings(**options)), "processes": given.processes},
+    )  # fmt: skip
+    more = {"machine": machine(), "seconds_of_steps": found.seconds}
+    print(write("audit", {**flat, **said(record, found), **more}))  # `personae report` reads it too
 
 
 if __name__ == "__main__":
