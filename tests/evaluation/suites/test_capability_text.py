@@ -53,7 +53,8 @@ def test_overflow_is_an_error(model_and_tokenizer: Any) -> None:
     model, tokenizer = model_and_tokenizer
     texts = windows(tokenizer, "The sea was calm.", size=24)
     with torch.no_grad():
-        find_targets(model)[0].parameter.fill_(float("nan"))
+        for target in find_targets(model):  # of queries alone, some processors' attention makes numbers again
+            target.parameter.fill_(float("nan"))
     with pytest.raises(ModelError, match="no finite numbers"):
         divergence(model, find_targets(model), {}, texts, "test", silent)
 
