@@ -2,6 +2,7 @@
 
     python -m benchmarks.audit                           # all four: within 25 minutes on 2 cores
     python -m benchmarks.audit --hazard power-seeking --items 12 --groups 0      # a quick look: printed, not written
+    python -m benchmarks.audit --public                  # power and wealth from the public sets: audit_public.json
 
 Power-seeking, wealth-seeking, sycophancy and confabulation, the built-in contrasts, with the defaults of
 `personae audit` in float32. Nothing is taken from an earlier run unless --parts names a folder for that. Two processes
@@ -10,7 +11,8 @@ clock from the loaded model to the last figure; the generic text is in them wher
 
 audit.disabled_max_alignment: the largest alignment with the hazardous pole on held-out items over the hazards, under
 the mask that disables each; of a hazard that needs or finds no mask, that of the base model. Writes
-benchmarks/results/audit.json.
+benchmarks/results/audit.json. With --public the hazards are two sets of a thousand questions that others wrote, given
+to the audit as a user gives a file.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ai_persona import SETS, contrast_of
 from benchmarks.common import machine, write
 from personae import load_model
 from personae.analysis.audit import audit
@@ -36,6 +39,17 @@ from personae.cli.console import bar, out
 from personae.discovery import generic_text
 from personae.evaluation.suites import SuiteContext
 from personae.models import find_targets
+from personae.personas import Contrast
+
+PUBLIC = {f"{name}-seeking-inclination": name for name in SETS}
+
+
+def sources(names: Sequence[str]) -> dict[str, list[str | Contrast]]:
+    """Hazards and further contrasts of an audit: built-in ones by name, the public sets read."""
+    return {
+        "hazards": [name for name in names if name not in PUBLIC],
+        "contrasts": [contrast_of(PUBLIC[name]) for name in names if name in PUBLIC],
+    }
 
 
 def disabled_max_alignment(found: Audit) -> float:
@@ -80,6 +94,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Four hazards on the default model.")
     parser.add_argument("--hazard", action="append", help="only this one; nothing is written")
+    parser.add_argument("--public", action="store_true", help="the public sets of power and wealth")
     parser.add_argument("--items", type=int, help="at most so many held-out items; nothing is written")
     parser.add_argument("--groups", type=int, help="groups of blocks put back; nothing is written")
     parser.add_argument("--parts", help="folder of finished steps: an interrupted run goes on there")
@@ -87,7 +102,7 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     options: dict[str, Any] = {k: v for k, v in (("items", given.items), ("groups", given.groups)) if v is not None}
-    hazards = tuple(given.hazard or HAZARDS)
+    hazards = tuple(given.hazard or (PUBLIC if given.public else HAZARDS))
     with contextlib.ExitStack() as stack:
         parts = Path(given.parts or stack.enter_context(tempfile.TemporaryDirectory()))
         model, tokenizer = load_model(dtype="float32")
@@ -99,7 +114,7 @@ def main() -> None:
                 generic_text(model, tokenizer, find_targets(model), answers=answers, tick=tick)
             in_processes(given.processes, hazards, parts, options)
         found = audit(
-            model, tokenizer, hazards, resume=parts, progress=bar, together=not given.worker, **options
+            model, tokenizer, **sources(hazards), resume=parts, progress=bar, together=not given.worker, **options
         )  # fmt: skip
         minutes = (time.perf_counter() - started) / 60
     if given.worker:
@@ -107,18 +122,19 @@ def main() -> None:
     if resumed:  # what an earlier run had finished counts with the time it took there, one step after the other
         minutes = max(minutes, found.seconds / 60)
     out.print(to_rich(found))
-    flat = figures(found, minutes)
+    name = "audit_public" if given.public else "audit"
+    flat = {key.replace("audit.", f"{name}."): value for key, value in figures(found, minutes).items()}
     for key, value in flat.items():
         print(f"{key} {value:.3f}")
     if given.hazard or options:
         return
     record = Record(
-        kind="audit", command=" ".join(["python -m benchmarks.audit", *sys.argv[1:]]),
+        kind="audit", command="python -m benchmarks.audit" + " --public" * given.public,
         model=SuiteContext(model, tokenizer, Path()).record(), inputs={h.contrast: h.sha256 for h in found.hazards},
         settings={**plain(AuditSettings(**options)), "processes": given.processes},
     )  # fmt: skip
     more = {"machine": machine(), "seconds_of_steps": found.seconds}
-    print(write("audit", {**flat, **said(record, found), **more}))  # `personae report` reads it too
+    print(write(name, {**flat, **said(record, found), **more}))  # `personae report` reads it too
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.readme import HEADINGS, SETS, row_of, table
+from benchmarks.report_inside import inside
 from benchmarks.run import PARTS
 from personae.evaluation.bootstrap import Estimate
 from personae.evaluation.results import ModelRecord
@@ -62,8 +63,7 @@ def report() -> str:
                 *_rivals(),
                 *_frontiers(),
                 *_costs(),
-                *_compared(),
-                *_audited(),
+                *inside(_read),
                 *_suites(),
             ]
         ).rstrip()
@@ -132,58 +132,6 @@ def _costs() -> Iterator[str]:
         if key in found:
             yield f"| `{key}` | {target} | {found[key]:.3g} | {meaning} |"
     yield ""
-
-
-def _compared() -> Iterator[str]:
-    found = _read("compare")
-    if not found:
-        return
-    parts = ("all", "attention", "mlp")
-    yield "## Masks of opposite MBTI poles\n"
-    yield "Difference of the two masks in % of the weights, all / attention / MLP; Jaccard index of what they drop, by"
-    yield "chance, and between two masks of one pole from resampled calibration ([compare.md](compare.md)).\n"
-    yield "| dimension | method | difference | by chance | of resamples | paper | Jaccard | by chance | of resamples |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row in found["table"]:
-        numbers = [
-            " / ".join(f"{row[key][part]:.2f}" for part in parts) if row[key] else "–"
-            for key in ("difference", "difference_by_chance", "difference_of_resamples", "paper_wanda_13b")
-        ]
-        jaccard = [f"{row[f'jaccard{key}']['all']:.3f}" for key in ("", "_by_chance", "_of_resamples")]
-        yield f"| {row['dimension']} | {row['method']} | " + " | ".join([*numbers, *jaccard]) + " |"
-    yield f"\nAt most {found['settings']['limit']} answers a pole.\n\n`{found['command']}`\n"
-
-
-def _audited() -> Iterator[str]:
-    found = _read("audit")
-    if not found:
-        return
-    yield "## Audit of four hazards\n"
-    yield "Alignment with the hazardous pole on held-out items; definitions and limits in [audit.md](audit.md).\n"
-    yield "| hazard | base | random masks (area) | masks (area) | smallest share | disabled | loss | attacks that count: base → disabled | verdict |"  # noqa: E501
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for hazard in found["result"]["hazards"]:
-        curve, mask = hazard["accessibility"], hazard["disabling"]
-        smallest = {None: "none", 0: "base is past it"}.get(curve["smallest"]) or f"{curve['smallest']:.3%}"
-        attacks = [
-            f"{a['name']} {a['base']['value']:.2f} → {a['disabled']['value']:.2f}"
-            for a in hazard["attacks"] if a["counts"] and a["disabled"]
-        ]  # fmt: skip
-        cells = (
-            hazard["pole"], _interval(hazard["base"]["all"]), _interval(curve["control_area"]),
-            _interval(curve["area"]), smallest, _interval((hazard["disabled"] or {}).get("all")),
-            f"{mask['loss']['worst']:.3f}" if mask else "–", "; ".join(attacks) or "none", hazard["verdict"],
-        )  # fmt: skip
-        yield "| " + " | ".join(cells) + " |"
-    together = found["result"]["together"]
-    if together:
-        each = ", ".join(f"{name} {_interval(a['all'])}" for name, a in together["alignments"].items())
-        yield f"\nAll disabling masks at once: {each}; loss {together['loss']['worst']:.3f} nats a token."
-    yield f"\n{found['result']['limits']}\n\n`{found['command']}`\n"
-
-
-def _interval(figure: dict[str, float] | None) -> str:
-    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]" if figure else "–"
 
 
 def _suites() -> Iterator[str]:

@@ -129,3 +129,45 @@ def test_the_report_tells_what_audit_and_compare_found(monkeypatch: pytest.Monke
     assert "| other | 0.50 [0.40, 0.60] | – | 0.50 [0.40, 0.60] | none | – | – | none | disabled |" in text
     assert "| EI | wanda | 1.00 / 1.50 / 0.50 | " in text
     assert "| – | 1.000 | 1.000 | 1.000 |" in text
+
+
+def test_the_report_tells_what_gains_and_causal_maps_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.report_inside import inside
+
+    def at(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    def cell(level: str, part: str, necessity: float) -> dict[str, Any]:
+        return {
+            "level": level, "part": part, "dropped": 1200, "necessity": at(necessity), "necessity_p_holm": 0.01,
+            "sufficiency": at(0.25), "sufficiency_p_holm": 0.5, "random": None,
+        }  # fmt: skip
+
+    blocks = [cell("cell", f"block {number} mlp", number / 100) for number in range(30)]
+    turn = {"dropped": 150_000, "alignment": [0.3, 0.2, 0.4], "shift": [-0.25, -0.3, -0.2], "loss": 0.04}
+    files = {
+        "causal_power": {
+            "command": "c", "result": {"gain": at(1.5), "items": 16, "cells": [cell("kind", "mlp", 1.25), *blocks]},
+        },
+        "gains": {
+            "command": "g", "contrast": "power-seeking", "calibration_items": 178, "test_items": 87, "folds": 8,
+            "budget": 0.05, "base_alignment": [0.4, 0.3, 0.5],
+            "rows": {
+                "plain": {
+                    "carried": {"15000": {"promised": 0.47, "kept": 0.033}},
+                    "worn": {"power-averse": {"round 1": {**turn, "dropped": 1}, "round 2": turn}},
+                },
+                "rank 1": {"carried": {"15000": {"promised": 0.32, "kept": 0.073}}, "worn": {"power-averse": {}}},
+            },
+        },
+    }  # fmt: skip
+
+    text = "\n".join(inside(files.get))
+
+    assert "| mlp | 1,200 | +1.250 [+1.150, +1.350] | 0.010 | +0.250 [+0.150, +0.350] | 0.500 | – |" in text
+    assert "| block 29 mlp |" in text
+    assert "| block 22 mlp |" in text
+    assert "| block 21 mlp |" not in text
+    assert "| plain | 0.47 → 0.03 | 150,000 | 0.30 [0.20, 0.40] | -0.25 [-0.30, -0.20] | 0.040 |" in text
+    assert "| rank 1 | 0.32 → 0.07 | – | – | – | – |" in text

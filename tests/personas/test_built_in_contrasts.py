@@ -20,6 +20,8 @@ NAMES = (
     *("agreeable-disagreeable", "optimistic-pessimistic", "formal-casual", "cautious-daring"),
     *("empathetic-brusque", "whimsical-literal", "combative-conciliatory"),
 )
+# An audit takes calibration, dev and test items from these.
+AUDITED = ("power-seeking", "wealth-seeking", "sycophantic-candid", "confabulating-truthful")
 HEADER = ("contrast", "positive", "negative", "description", "positive_prompt", "negative_prompt", "licence")
 SIDES = ("positive", "negative")
 # Words that say nothing about the situation; two prompts are compared without them.
@@ -82,8 +84,8 @@ def test_it_loads_under_its_name_and_the_turned_one(header: dict[str, Any], pair
     assert load_contrast(f"{header['negative']}-{header['positive']}") == contrast.swapped()
 
 
-def test_there_are_enough_pairs(pairs: Rows) -> None:
-    assert len(pairs) >= 105
+def test_there_are_enough_pairs(header: dict[str, Any], pairs: Rows) -> None:
+    assert len(pairs) >= (250 if header["contrast"] in AUDITED else 105)
 
 
 def test_rows_have_three_trimmed_texts_and_two_different_answers(pairs: Rows) -> None:
@@ -142,7 +144,7 @@ def test_both_sides_open_with_yes_and_with_no_equally_often(pairs: Rows, opening
 @pytest.mark.parametrize("field", ["prompt", "positive", "negative"])
 def test_no_opening_of_three_words_is_a_habit(pairs: Rows, field: str) -> None:
     openings = Counter(" ".join(words(text)[:3]) for text in side(pairs, field))
-    assert not [f"{n} open with '{opening}'" for opening, n in openings.items() if n > 6]
+    assert not [f"{n} open with '{opening}'" for opening, n in openings.items() if n > max(6, 0.05 * len(pairs))]
 
 
 @pytest.mark.parametrize("field", SIDES)

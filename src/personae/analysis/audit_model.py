@@ -27,6 +27,7 @@ from personae.discovery import (
     Session,
     capability,
     encode_contrast,
+    loss_bound_of,
     open_session,
 )
 from personae.evaluation import Estimate, difference, interval, unread_text
@@ -107,6 +108,14 @@ class Subject:
     def searched(self, masks: Masks) -> Capability:
         """Likelihood of the generic text that a search for the budget reads, under masks."""
         return self._likelihood("capability", self.generic.held_out.read, masks)
+
+    def loss_bound(self, masks: Masks, budget: float) -> float:
+        """`searched(masks).loss_bound(base_searched)`; less text is read where the loss is clearly over the budget."""
+        before, text = self.base_searched, self.generic.held_out.read
+        with wearing(self.targets, masks), self.progress("capability", 1) as tick:
+            bound = loss_bound_of(self.model, text, before, budget)
+            tick(1)
+        return bound
 
     @property
     def base_searched(self) -> Capability:

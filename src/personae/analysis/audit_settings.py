@@ -38,7 +38,7 @@ class AuditSettings:
     max_capability_loss: float = DEFAULT_BUDGET
     cheap_share: float = 0.6
     rounds: int = 2
-    pairs: int = 64
+    pairs: int = 128
     dev_items: int = 32
     items: int = 32
     restore_items: int = 10

@@ -41,7 +41,7 @@ def audit(
     count_rediscovery: Annotated[bool, typer.Option("--count-rediscovery", help="Of --fail-above: a fresh discovery on the disabled model counts as well.")] = False,
     disable: Annotated[bool, typer.Option("--disable/--no-disable", help="Search a mask that switches each hazard off, and test it.")] = True,
     again: Annotated[bool, typer.Option("--again/--no-again", help="Discover afresh on the disabled model.")] = True,
-    pairs: Annotated[int, typer.Option(help="At most so many calibration pairs a hazard.")] = 64,
+    pairs: Annotated[int, typer.Option(help="At most so many calibration pairs a hazard.")] = 128,
     items: Annotated[int, typer.Option(help="At most so many held-out items a hazard.")] = 32,
     dev_items: Annotated[int, typer.Option(help="At most so many items that the search for a mask reads.")] = 32,
     groups: Annotated[int, typer.Option(help="Groups of blocks that are put back one by one; 0: none.")] = 6,
