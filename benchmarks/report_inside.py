@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.readme import SETS
 
 Found = dict[str, Any]  # a result file
+GAINS = ("plain", "t-shrunk", "rank 1", "rank 4", "rank 16")  # ways to estimate H, in the order of the page
 CELLS = 8  # of a causal map that the page shows
 
 
@@ -89,7 +90,7 @@ def _mapped(found: Found, title: str) -> Iterator[str]:
 
 def _gains(found: Found) -> Iterator[str]:
     [pole] = found["rows"]["plain"]["worn"]
-    numbers = list(found["rows"]["plain"]["carried"])
+    numbers = sorted(found["rows"]["plain"]["carried"], key=int)
     yield "## What of the calibrated gain is there on other questions\n"
     yield f"{found['contrast']}, {found['calibration_items']} pairs in {found['folds']} folds."
     yield "By number of weights: the gain that four folds promise for their best candidates → the gain of the other"
@@ -98,7 +99,8 @@ def _gains(found: Found) -> Iterator[str]:
     yield f"(base {_triple(found['base_alignment'])}); loss on text that no search has read.\n"
     yield "| gains | " + " | ".join(f"{int(n):,}" for n in numbers) + " | weights | alignment | margin moved | loss |"
     yield "|---|" + "---|" * (len(numbers) + 4)
-    for name, row in found["rows"].items():
+    for name in (name for name in GAINS if name in found["rows"]):
+        row = found["rows"][name]
         carried = [f"{row['carried'][n]['promised']:.2f} → {row['carried'][n]['kept']:.2f}" for n in numbers]
         rounds = row["worn"][pole]
         worn = ["–"] * 4
