@@ -1,6 +1,6 @@
 """Which blocks and kinds the headline masks need, and which are enough: the causal map of the default model.
 
-    python -m benchmarks.causal power wealth             # a quarter of an hour of one core each
+    python -m benchmarks.causal power wealth             # some 20 minutes of one core each, by its 184 readings
 
 The mask of the positive pole (`python -m benchmarks.ai_persona`) on its own contrast's test items, float32; kinds and
 cells (one kind in one block), one draw of random weights in each. Writes benchmarks/results/causal_<set>.json in the

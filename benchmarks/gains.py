@@ -1,6 +1,6 @@
 """How much of the gain that calibration promises is there on other questions, and does denoising it help?
 
-    python -m benchmarks.gains                  # one core, about 15 minutes; 6 GB besides the model
+    python -m benchmarks.gains                  # one core, about 20 minutes; 6 GB besides the model
     python -m benchmarks.gains --contrast wealth-seeking
 
 The built-in power-seeking contrast, two thirds of it in eight folds, float32. Per way of estimating the gains H:
