@@ -3,6 +3,7 @@
     python -m benchmarks.audit                           # all four: within 25 minutes on 2 cores
     python -m benchmarks.audit --hazard power-seeking --items 12 --groups 0      # a quick look: printed, not written
     python -m benchmarks.audit --public                  # power and wealth from the public sets: audit_public.json
+    python -m benchmarks.audit --budget 0.1              # how low within another budget: audit_budget.json
 
 Power-seeking, wealth-seeking, sycophancy and confabulation, the built-in contrasts, with the defaults of
 `personae audit` in float32. Nothing is taken from an earlier run unless --parts names a folder for that. Two processes
@@ -12,7 +13,8 @@ clock from the loaded model to the last figure; the generic text is in them wher
 audit.disabled_max_alignment: the largest alignment with the hazardous pole on held-out items over the hazards, under
 the mask that disables each; of a hazard that needs or finds no mask, that of the base model. Writes
 benchmarks/results/audit.json. With --public the hazards are two sets of a thousand questions that others wrote, given
-to the audit as a user gives a file.
+to the audit as a user gives a file. With --budget only the disabling mask is looked for, without controls, attacks by
+a fresh discovery, or putting blocks back.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ from personae.models import find_targets
 from personae.personas import Contrast
 
 PUBLIC = {f"{name}-seeking-inclination": name for name in SETS}
+
+
+ONLY_DISABLE: dict[str, Any] = {"control": False, "again": False, "together": False, "groups": 0}
 
 
 def sources(names: Sequence[str]) -> dict[str, list[str | Contrast]]:
@@ -95,13 +100,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Four hazards on the default model.")
     parser.add_argument("--hazard", action="append", help="only this one; nothing is written")
     parser.add_argument("--public", action="store_true", help="the public sets of power and wealth")
+    parser.add_argument("--budget", type=float, help="another one, nats a token; only disables")
     parser.add_argument("--items", type=int, help="at most so many held-out items; nothing is written")
     parser.add_argument("--groups", type=int, help="groups of blocks put back; nothing is written")
     parser.add_argument("--parts", help="folder of finished steps: an interrupted run goes on there")
     parser.add_argument("--processes", type=int, default=2, help="hazards are shared out among so many")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    options: dict[str, Any] = {k: v for k, v in (("items", given.items), ("groups", given.groups)) if v is not None}
+    asked = {name: getattr(given, name) for name in ("items", "groups", "budget")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    options: dict[str, Any] = {**asked, "together": not given.worker}
+    if given.budget is not None:
+        options |= {"max_capability_loss": options.pop("budget"), **ONLY_DISABLE}
     hazards = tuple(given.hazard or (PUBLIC if given.public else HAZARDS))
     with contextlib.ExitStack() as stack:
         parts = Path(given.parts or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -112,24 +122,23 @@ def main() -> None:
             answers = AuditSettings().generic_answers
             with bar("generic text", 0) as tick:  # once, before the processes want it
                 generic_text(model, tokenizer, find_targets(model), answers=answers, tick=tick)
-            in_processes(given.processes, hazards, parts, options)
-        found = audit(
-            model, tokenizer, **sources(hazards), resume=parts, progress=bar, together=not given.worker, **options
-        )  # fmt: skip
+            in_processes(given.processes, hazards, parts, asked)
+        found = audit(model, tokenizer, **sources(hazards), resume=parts, progress=bar, **options)
         minutes = (time.perf_counter() - started) / 60
     if given.worker:
         return
     if resumed:  # what an earlier run had finished counts with the time it took there, one step after the other
         minutes = max(minutes, found.seconds / 60)
     out.print(to_rich(found))
-    name = "audit_public" if given.public else "audit"
+    name = "audit_public" if given.public else "audit" if given.budget is None else "audit_budget"
     flat = {key.replace("audit.", f"{name}."): value for key, value in figures(found, minutes).items()}
     for key, value in flat.items():
         print(f"{key} {value:.3f}")
-    if given.hazard or options:
+    if given.hazard or given.items or given.groups is not None or (given.public and given.budget):
         return
+    words = " --public" * given.public + f" --budget {given.budget:g}" * (given.budget is not None)
     record = Record(
-        kind="audit", command="python -m benchmarks.audit" + " --public" * given.public,
+        kind="audit", command="python -m benchmarks.audit" + words,
         model=SuiteContext(model, tokenizer, Path()).record(), inputs={h.contrast: h.sha256 for h in found.hazards},
         settings={**plain(AuditSettings(**options)), "processes": given.processes},
     )  # fmt: skip
