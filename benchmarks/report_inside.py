@@ -1,4 +1,4 @@
-"""The sections of docs/evidence.md on looking inside: compare, audit, causal maps, and how far gains carry over."""
+"""The sections of docs/evidence.md on looking inside: compare, audit, causal maps, what gains and budgets are worth."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
             yield from _mapped(found, title)
     if found := read("gains"):
         yield from _gains(found)
+    if found := read("budget_noise"):
+        yield from _noise(found)
 
 
 def _compared(found: Found) -> Iterator[str]:
@@ -108,6 +110,18 @@ def _gains(found: Found) -> Iterator[str]:
             last = rounds[max(rounds)]
             worn = [f"{last['dropped']:,}", _triple(last["alignment"]), _triple(last["shift"]), f"{last['loss']:.3f}"]
         yield f"| {name} | " + " | ".join([*carried, *worn]) + " |"
+    yield f"\n`{found['command']}`\n"
+
+
+def _noise(found: Found) -> Iterator[str]:
+    yield "## What the headline masks cost on text that the model sampled itself\n"
+    yield "The rise of the negative log-likelihood, and the KL divergence over the whole vocabulary, of one expectation on"
+    yield "such text; nats a token ± standard error over texts, and the ratio of the two errors.\n"
+    yield "| set, mask, text | texts | likelihood | divergence | errors |"
+    yield "|---|---|---|---|---|"
+    for title, row in found["rows"].items():
+        cells = (f"{row[key]['value']:.3f} ± {row[key]['error']:.3f}" for key in ("likelihood", "divergence"))
+        yield f"| {title} | {row['texts']} | " + " | ".join(cells) + f" | {row['error_ratio']:.2f} |"
     yield f"\n`{found['command']}`\n"
 
 
