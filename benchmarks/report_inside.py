@@ -115,8 +115,8 @@ def _gains(found: Found) -> Iterator[str]:
 
 def _noise(found: Found) -> Iterator[str]:
     yield "## What the headline masks cost on text that the model sampled itself\n"
-    yield "The rise of the negative log-likelihood, and the KL divergence over the whole vocabulary, of one expectation on"
-    yield "such text; nats a token ± standard error over texts, and the ratio of the two errors.\n"
+    yield "The rise of the negative log-likelihood, and the KL divergence over the whole vocabulary, on such text of one"
+    yield "expectation; nats a token ± standard error over texts, and the ratio of the two errors.\n"
     yield "| set, mask, text | texts | likelihood | divergence | errors |"
     yield "|---|---|---|---|---|"
     for title, row in found["rows"].items():
