@@ -44,7 +44,7 @@ def test_directed_finds_the_plant(planted: Planted, record_property: pytest.Reco
     for variant in ("lean", "separation"):
         order = session._forward_order(Settings(method="directed-forward", forward=variant, rank_by="gain"), 1)
         found[f"forward, {variant}"] = auc({n: order[n] for n in plant}, plant)
-    found["H/sqrt(D)"] = auc({n: session._rank_by(n, h, "gain-per-price") for n, h in against.items()}, planted.plant)
+    found["H/sqrt(D)"] = auc({n: session.by_price(n, h, "gain-per-price") for n, h in against.items()}, planted.plant)
     for method in ("wanda", "contrastive-wanda", "contrastive-sparse", "sparsegpt", "magnitude", "generic", "random"):
         found[method] = auc(session.scores(Settings(method=method), 0)[0], planted.plant)
     for method, value in found.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -65,7 +65,7 @@ class Session:
         """Number of target weights."""
         return sum(t.size for t in self.targets)
 
-    def _checkpoint(self, *content: object) -> Checkpoint | None:
+    def kept_at(self, *content: object) -> Checkpoint | None:
         """Where a pass keeps its sums, under all that decides them: texts, options, batch size, versions."""
         if self.checkpoint is None:
             return None
@@ -109,7 +109,7 @@ class Session:
         with self.progress(f"statistics: {title}", len(texts)) as tick:
             result = collect_statistics(
                 self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick,
-                checkpoint=self._checkpoint("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
+                checkpoint=self.kept_at("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
             )  # fmt: skip
         _warn_of({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens}, title)
         return result
@@ -152,7 +152,7 @@ class Session:
 
     def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
         body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-        checkpoint = self._checkpoint("attribution", body, attribution_batch_tokens(self.model))
+        checkpoint = self.kept_at("attribution", body, attribution_batch_tokens(self.model))
         with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
@@ -173,7 +173,7 @@ class Session:
         text = replace(self.generic.cheap, answers=min(self.generic.answers, READ_ANSWERS)).read
         texts = text.chat + text.plain
         with self.progress("price of weights on generic text", len(texts)) as tick:
-            checkpoint = self._checkpoint("price", [[t.prompt, t.answer] for t in texts])
+            checkpoint = self.kept_at("price", [[t.prompt, t.answer] for t in texts])
             return squared_gradients(self.model, self.targets, texts, tick=tick, checkpoint=checkpoint)
 
     def candidates(self, cheap_share: float) -> Dropped:
@@ -223,7 +223,7 @@ class Session:
             order = self._forward_order(settings, pole)
         else:
             gains = self.signed_gains(settings, pole)
-            order = {n: self._rank_by(n, h, settings.rank_by) for n, h in gains.items()}
+            order = {n: self.by_price(n, h, settings.rank_by) for n, h in gains.items()}
         ranking = rank(order, candidates)
         return Family(ranking.drop, len(ranking), self.size)
 
@@ -249,6 +249,13 @@ class Session:
             gains = {n: h / self.generic_wanda[n].clamp(min=1e-9) for n, h in gains.items()}
         return {t.name: sign * gains[t.name] if t.name in gains else torch.zeros(t.shape) for t in self.targets}
 
+    def divergence(self, texts: Sequence[Encoded], worn: Dropped) -> Gradients:
+        """∂K/∂W under a mask, K the mean KL divergence a token from the base model on these texts."""
+        masks = to_masks(worn)
+        checkpoint = self.kept_at("divergence", [[t.prompt, t.answer] for t in texts], hash_of(masks))
+        with self.progress("divergence on generic text", len(texts)) as tick:
+            return divergence_gradient(self.model, self.targets, masks, texts, tick=tick, checkpoint=checkpoint)
+
     def refined(self, settings: Settings, pole: Pole, cheap_share: float, worn: Dropped) -> Family:
         """`directed` once more, with what dropping each weight costs beside the others that `worn` drops.
 
@@ -257,22 +264,19 @@ class Session:
         μ = λ·ΣH/Σcost, sums over what `worn` drops, λ = `COST_WEIGHT`. worn: a mask of about the size wanted.
         """
         text = self.generic.cheap.read
-        texts = text.chat + text.plain
-        masks = to_masks(worn)
-        checkpoint = self._checkpoint("divergence", [[t.prompt, t.answer] for t in texts], _hash_of(masks))
-        with self.progress("divergence on generic text", len(texts)) as tick:
-            costs = divergence_gradient(self.model, self.targets, masks, texts, tick=tick, checkpoint=checkpoint)
+        costs = self.divergence(text.chat + text.plain, worn)
         for target in self.targets:  # in place, as for the gains
             costs[target.name].mul_(target.weight.to("cpu", torch.float32)).neg_()
         gains = self.signed_gains(settings, pole)
         gained = sum(float(h[worn[n]].double().sum()) for n, h in gains.items())
         spent = sum(float(c[worn[n]].double().sum()) for n, c in costs.items())
         weight = COST_WEIGHT * gained / spent if spent > 0 else 0.0
-        order = {n: self._rank_by(n, h - weight * costs[n].clamp(min=0), settings.rank_by) for n, h in gains.items()}
+        order = {n: self.by_price(n, h - weight * costs[n].clamp(min=0), settings.rank_by) for n, h in gains.items()}
         ranking = rank(order, self.candidates(cheap_share))
         return Family(ranking.drop, len(ranking), self.size)
 
-    def _rank_by(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
+    def by_price(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
+        """What orders candidates: gain/√D, or the gain itself."""
         if rank_by == "gain":
             return gain
         return gain / self._root_price[name]
@@ -359,7 +363,8 @@ class Family:
     size: int
 
 
-def _hash_of(masks: Mapping[str, Mask]) -> str:
+def hash_of(masks: Mapping[str, Mask]) -> str:
+    """SHA-256 of masks by name."""
     digest = hashlib.sha256()
     for name in sorted(masks):
         digest.update(name.encode() + masks[name].packed().tobytes())

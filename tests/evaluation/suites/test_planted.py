@@ -46,7 +46,7 @@ def test_scores_rank_as_the_session_does(made: Planted) -> None:
     writers = {w.target.name for w in session.writers}
     lean = session._forward_order(settings, 1)
     gains = session.signed_gains(Settings(), 1)
-    priced = {n: session._rank_by(n, h, "gain-per-price") for n, h in gains.items()}
+    priced = {n: session.by_price(n, h, "gain-per-price") for n, h in gains.items()}
     found = measured(made)["auc"]
     for name, order, among in (("directed-forward/lean", lean, writers), ("directed/price", priced, set(priced))):
         values = torch.cat([order[n].flatten() for n in sorted(among)]).double()
