@@ -172,8 +172,9 @@ def main() -> None:
     session.forget()
     result = {
         "rows": rows, "set": name, "persona": persona, "budget": BUDGET, "dev_items": len(dev),
-        "dev_sha256": dev.sha256, "calibration_sha256": parts.calibration.sha256, "model": fingerprint(session.targets), "dtype": "float32",
-        "versions": versions(), "machine": machine(), "command": f"python -m benchmarks.regrow {name} --pole {pole}",
+        "dev_sha256": dev.sha256, "calibration_sha256": parts.calibration.sha256, "dtype": "float32",
+        "model": fingerprint(session.targets), "versions": versions(), "machine": machine(),
+        "command": f"python -m benchmarks.regrow {name} --pole {pole}",
     }  # fmt: skip
     print(write(f"regrow_{name}_{pole}", result))
 

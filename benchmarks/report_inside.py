@@ -26,6 +26,10 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
         yield from _gains(found)
     if found := read("budget_noise"):
         yield from _noise(found)
+    if found := read("negations"):
+        yield from _negations(found)
+    if found := read("regrow_power_0"):
+        yield from _regrown(found)
 
 
 def _compared(found: Found) -> Iterator[str]:
@@ -125,6 +129,34 @@ def _noise(found: Found) -> Iterator[str]:
     yield f"\n`{found['command']}`\n"
 
 
+def _negations(found: Found) -> Iterator[str]:
+    yield "## Which words pay for a mask\n"
+    yield f"Rise of the negative log-likelihood on the chat answers of {found['text']}, nats a token,"
+    yield "by where the token stands; 95 % intervals over answers.\n"
+    yield "| set, mask | all tokens | within two words after a negation | elsewhere | share of tokens | of the rise |"
+    yield "|---|---|---|---|---|---|"
+    for title, row in found["rows"].items():
+        cells = [_interval(row[key], 3) for key in ("loss", "after_negation", "elsewhere")]
+        cells += [f"{row['share_of_tokens']:.1%}", _interval(row["share_of_rise"])]
+        yield f"| {title} | " + " | ".join(cells) + " |"
+    yield f"\n`{found['command']}`\n"
+
+
+def _regrown(found: Found) -> Iterator[str]:
+    yield f"## Rounds with gains taken anew under the mask: {found['persona']}\n"
+    yield f"On {found['dev_items']} dev items, loss on a part of the search text; calibration: accuracy on the pairs that the"
+    yield "round reads, under the mask of the row before.\n"
+    yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, chat | calibration |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for title, row in found["rows"].items():
+        acc, tied, own = (_triple(row[key]) for key in ("acc", "acc_tied", "log_sigmoid"))
+        loss = f"{row['chat']:.3f} ± {1.96 * row['chat_error']:.3f}"
+        fit = f"{row['calibration_acc']:.2f}" if "calibration_acc" in row else "–"
+        cells = (f"{row['dropped']:,}", acc, tied, own, f"{row['margin']:.2f}", loss, fit)
+        yield f"| {title} | " + " | ".join(cells) + " |"
+    yield f"\n`{found['command']}`\n"
+
+
 def _signed(figure: dict[str, float] | None) -> str:
     return f"{figure['value']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]" if figure else "–"
 
@@ -133,5 +165,8 @@ def _triple(values: list[float]) -> str:
     return _interval(dict(zip(("value", "low", "high"), values, strict=True)))
 
 
-def _interval(figure: dict[str, float] | None) -> str:
-    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]" if figure else "–"
+def _interval(figure: dict[str, float] | None, digits: int = 2) -> str:
+    if not figure:
+        return "–"
+    value, low, high = (f"{figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

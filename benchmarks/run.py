@@ -33,6 +33,8 @@ PARTS = {
     "audit_budget": ["benchmarks.audit", "--budget", "0.1"],
     "gains": ["benchmarks.gains"],
     "budget_noise": ["benchmarks.budget_noise"],
+    "negations": ["benchmarks.negations"],
+    "regrow_power_0": ["benchmarks.regrow", "power", "--pole", "0"],
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
