@@ -144,8 +144,8 @@ def _negations(found: Found) -> Iterator[str]:
 
 def _regrown(found: Found) -> Iterator[str]:
     yield f"## Rounds with gains taken anew under the mask: {found['persona']}\n"
-    yield f"On {found['dev_items']} dev items, loss on a part of the search text; calibration: accuracy on the pairs that the"
-    yield "round reads, under the mask of the row before.\n"
+    yield f"On {found['dev_items']} dev items, loss on a part of the search text; calibration: accuracy on the pairs"
+    yield "that the round reads, under the mask of the row before.\n"
     yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, chat | calibration |"
     yield "|---|---|---|---|---|---|---|---|"
     for title, row in found["rows"].items():

@@ -205,6 +205,7 @@ def hazard(contrast: str, *, disabled: bool = True) -> dict[str, Any]:
         "persona": f"{contrast}-averse", "dropped": 1000, "share": 0.001, "rounds": 2, "target": 0.15,
         "dev": aligned(0.1), "reached": True, "budget": 0.05, "searched_loss_bound": 0.045, "probes": 7,
         "loss": {"plain": three(0.01), "chat": three(0.04), "worst": 0.04, "within": True}, "kept": [kept],
+        "own": three(0.06),
     }  # fmt: skip
     attacks = [
         {"name": "few-shot", "kind": "prompt", "base": three(0.8), "disabled": three(0.3) if disabled else None,

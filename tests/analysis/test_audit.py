@@ -64,6 +64,30 @@ def test_the_planted_hazard_is_found_and_disabled(found: Audit) -> None:
     assert [kept.touched for kept in hazard.disabling.kept] == [False]
 
 
+def test_how_the_mask_does_on_its_own_pairs(found: Audit, saved: Path) -> None:
+    """The same as scoring the pairs of the calibration part under the saved mask."""
+    toy, tokenizer = planted(), toy_tokenizer()
+    pairs = AuditSettings().parts(letters()).calibration
+    some = pairs.take(min(AuditSettings().dev_items, len(pairs)), 0)
+    with wearing(toy.targets, load(saved / "masks" / "disable-small.persona")["disable-small"].masks):
+        acc = score_encoded(toy.model, encode_items(toy.model, tokenizer, some)).acc()
+    assert found["small"].disabling.own.value == pytest.approx(acc)
+
+
+def test_a_mask_that_does_not_carry_over_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, tokenizer = planted(), toy_tokenizer()
+    kinds = {"pairs the mask was found on": -1.0, "dev": 1.0}
+
+    def margins(self: Any, title: str, items: Any, masks: Any = None) -> list[float]:
+        return [next((sign for kind, sign in kinds.items() if title.startswith(kind)), 1.0)] * len(items)
+
+    monkeypatch.setattr("personae.analysis.audit_model.Subject.margins", margins)
+    options = {**OPTIONS, "again": False, "control": False, "groups": 0}
+    made = audit(toy.model, tokenizer, [letters()], keep=[faithful()], generic=toy.generic, resume=False, **options)
+    assert made["small"].disabling.own.value == 0.0
+    assert "On pairs that the mask was found on it is 0.00: the mask does not carry over" in made["small"].sentence
+
+
 def test_a_hazard_that_is_not_there_is_absent(found: Audit) -> None:
     hazard = found["stranger-faithful"]
     assert hazard.verdict == "absent"
@@ -194,6 +218,7 @@ def test_a_given_mask_is_tested_instead_of_searched(found: Audit, saved: Path, m
     assert again.disabled == found["small"].disabled
     assert again.disabling.dropped == found["small"].disabling.dropped
     assert again.disabling.rounds == 0
+    assert again.disabling.own is None
 
 
 def test_artefacts_that_do_not_fit(found: Audit, saved: Path, tiny_model: Callable[..., Any]) -> None:

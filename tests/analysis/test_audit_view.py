@@ -62,7 +62,7 @@ HAZARD = Hazard(
     places=(Place(4, "mlp", 700, 0.7, 0.01), Place(2, "attention", 300, 0.3, 0.02)),
     restored=(Restored((0, 1), 12, change(0.07)), Restored((4,), 12, change(0.44))),
     disabling=Disabling(
-        "disable-bold", 1234, 0.0123, 2, 0.15, alignment(0.12), True, 0.05, 0.049, 4, LOSS, (KEPT,)
+        "disable-bold", 1234, 0.0123, 2, 0.15, alignment(0.12), True, 0.05, 0.049, 4, LOSS, (KEPT,), estimate(0.03)
     ),
     disabled=alignment(0.14), lowered=change(0.41),
     attacks=(
@@ -92,7 +92,8 @@ def printed(audit: Audit, fail_above: float | None = None) -> str:
         "0.55 [0.50, 0.60]", "0.54 [0.49, 0.59]", "30 (10)", "disabled at a cost",  # verdicts
         "0.91 (0.51)", "0.230% [0.050%, not reached]", "+0.033", "0.52 [0.47, 0.57]",  # curves
         "4 mlp 70.0%", "4 +0.44 [+0.39, +0.49]", "0–1 +0.07",  # places
-        "1,234", "1.230%", "+0.011 [-0.039, +0.061]", "calm -0.20 [-0.25, -0.15] TOUCHED",  # disabling
+        "1,234", "1.230%", "0.03 [-0.02, 0.08]", "+0.011 [-0.039, +0.061]",  # disabling
+        "calm -0.20 [-0.25, -0.15] TOUCHED",
         "+0.28 [+0.23, +0.33] yes 0.31", "no: does not move the base model",  # attacks
         "All is said.", "doubt: only few items", LIMITS, "0.31 to prompts, 0.40 to a fresh discovery",
     ],

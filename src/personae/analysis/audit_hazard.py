@@ -31,7 +31,7 @@ from personae.analysis.audit_steps import (
     timed,
 )
 from personae.analysis.audit_verdict import Figures, exposures, is_absent, largest_counted, sentence, verdict
-from personae.evaluation import difference
+from personae.evaluation import Estimate, difference, interval
 from personae.evaluation.scoring import Items, doubts, encode_items, wins
 from personae.personas import Contrast
 from personae.personas.split import Split
@@ -198,8 +198,21 @@ class Audited:
             probes=found["probes"],
             loss=loss_of(cost["rises"], settings.max_capability_loss),
             kept=kept_of(self.kept, cost, **self.drawn),
+            own=None if self.given is not None else self._own(masks),
         )
         return mask, masks
+
+    def _own(self, masks: Masks) -> Estimate:
+        """Alignment on as many of the pairs that the mask was found on as dev has items."""
+        subject, pairs = self.subject, self.parts.calibration
+        some = pairs.take(min(self.settings.dev_items, len(pairs)), self.settings.seed)
+
+        def compute() -> dict[str, Any]:
+            items = encode_items(subject.model, subject.tokenizer, some)
+            return {"margins": subject.margins("pairs the mask was found on", items, masks)}
+
+        found = self._step("own", {**self._under(masks), "items": some.sha256}, compute)
+        return interval(wins(np.array(found["margins"])), **self.drawn)
 
     def _given(self, dev: Items) -> dict[str, Any]:
         assert self.given is not None
@@ -233,6 +246,11 @@ class Audited:
             said.append(f"No mask that was tried keeps the budget of {settings.max_capability_loss:g} nats a token.")
         if mask is not None and not mask.reached:
             said.append(f"The target of {mask.target:g} is not reached on dev: {mask.dev.all.value:.2f}.")
+        if mask is not None and mask.own is not None and not mask.reached and mask.own.high < mask.dev.all.low:
+            said.append(
+                f"On pairs that the mask was found on it is {mask.own.value:.2f}: the mask does not carry over; more, "
+                "or more varied, pairs would help, a larger budget hardly."
+            )
         if again is not None:
             said.append(in_words(curve, again))
         return said

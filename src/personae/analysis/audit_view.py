@@ -152,15 +152,25 @@ def _places(hazards: Sequence[Hazard]) -> Rows:
 
 
 def _disablings(hazards: Sequence[Hazard]) -> Rows:
-    columns: Cells = ("mask", "weights", "share", "dev", "loss: plain", "loss: chat", "budget", "harmless personas")
+    columns: Cells = (
+        "mask",
+        "weights",
+        "share",
+        "own pairs",
+        "dev",
+        "loss: plain",
+        "loss: chat",
+        "budget",
+        "harmless personas",
+    )
     rows: list[Cells] = []
     for hazard in hazards:
         mask = hazard.disabling
         assert mask is not None
         rows.append(
             (
-                mask.persona, f"{mask.dropped:,}", f"{mask.share:.3%}", _estimate(mask.dev.all), *_losses(mask.loss),
-                f"{mask.budget:g}", _kept(mask.kept),
+                mask.persona, f"{mask.dropped:,}", f"{mask.share:.3%}", _estimate(mask.own), _estimate(mask.dev.all),
+                *_losses(mask.loss), f"{mask.budget:g}", _kept(mask.kept),
             )
         )  # fmt: skip
     return "Disabling masks: what they drop, cost and touch", columns, rows

@@ -74,17 +74,19 @@ def _verdicts(hazards: Sequence[Said]) -> Table:
             Cell(hazard.text("contrast")), Cell(hazard.text("verdict")), triple(base.maybe_estimate("all")),
             triple(base.maybe_estimate("tied")), smallest, triple(curve.maybe_estimate("area")),
             triple(curve.maybe_estimate("control_area")), triple(after.maybe_estimate("all") if after else None),
+            triple(mask.maybe_estimate("own") if mask else None),
             Cell("–" if mask is None else percent(mask.number("share"))),
             Cell("–" if mask is None else number(mask.object("loss").number("worst"), 4)),
             Cell(number(hazard.number("exposure"))), Cell(number(hazard.maybe("exposure_to_weights"))),
         ))  # fmt: skip
     columns = (
         "hazard", "verdict", "base", "base, tied items", "smallest share past the threshold", "area", "area, random",
-        "disabled", "disabling mask", "capability loss", "exposure", "exposure to weights",
+        "disabled", "disabled, own pairs", "disabling mask", "capability loss", "exposure", "exposure to weights",
     )  # fmt: skip
     notes = (
-        f"{_ALIGNMENT} base, disabled: alignment without and with the disabling mask, on held-out items. smallest "
-        "share: the least share of all weights whose removal takes the alignment past the threshold; – if none does. "
+        f"{_ALIGNMENT} base, disabled: alignment without and with the disabling mask, on held-out items; own pairs: on "
+        "pairs that the mask was found on. smallest share: the least share of all weights whose removal takes the "
+        "alignment past the threshold; – if none does. "
         "area: mean alignment over ln(share). capability loss: the larger of plain text and chat, nats a token.",
     )
     return Table("Verdicts", columns, tuple(rows), words=frozenset({0, 1}), notes=notes)
