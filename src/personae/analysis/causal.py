@@ -24,10 +24,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personae.analysis.causal_parts import Part, check_levels, parts_of
 from personae.analysis.causal_readings import Plan, Readings, masks_hash
 from personae.analysis.causal_result import CausalMap, Cell
-from personae.analysis.kept import Kept, weights_hash, writing
+from personae.analysis.weights import weights_hash, writing
 from personae.discovery import Progress, silent
 from personae.errors import DataError, OptionError, UnknownPersonaError
 from personae.evaluation import RESAMPLES, Difference, difference, holm, interval
+from personae.evaluation.kept import Kept
 from personae.evaluation.poles import overlap_warning
 from personae.evaluation.scoring import doubts, encode_items, wins
 from personae.evaluation.suites.faithfulness_readings import share_of

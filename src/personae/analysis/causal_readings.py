@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from personae.analysis.causal_parts import Part
-from personae.analysis.kept import Kept
+from personae.evaluation.kept import Kept
 from personae.evaluation.scoring import Items, score_encoded
 from personae.models import Target
 from personae.runtime import wearing

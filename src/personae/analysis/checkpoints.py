@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.analysis.kept import weights_hash, writing
+from personae.analysis.weights import weights_hash, writing
 from personae.discovery import Progress, silent
 from personae.errors import ModelError, OptionError
 from personae.models import find_targets, load_model

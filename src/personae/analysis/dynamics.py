@@ -23,11 +23,11 @@ from typing import Any
 from personae.analysis.checkpoints import Known, Loader, Snapshot, default_loader, forget, loaded, series, survey
 from personae.analysis.dynamics_figures import among_candidates, measured, onsets
 from personae.analysis.dynamics_result import Dynamics, MaskOverlap, Stage
-from personae.analysis.kept import Kept
 from personae.analysis.overlap import Drops, by_part, tally
 from personae.discovery import READ_ANSWERS, Progress, Settings, discover, open_session, silent
 from personae.errors import ArtefactError, DataError, OptionError, PersonaeError
 from personae.evaluation import RESAMPLES, evaluate, holm
+from personae.evaluation.kept import Kept
 from personae.personas import Contrast, split
 from personae.subnetwork import Artefact, load
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
+import personae
 from personae.errors import DataError
 from personae.evaluation.suites import SuiteContext
-from personae.evaluation.suites import context as context_module
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_whatever_decides_a_part_makes_it_anew(
 def test_settings_and_versions_decide_a_part(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made(context, items=1)
     assert made(context, items=2)
-    for package in (context_module.personae, context_module.torch, context_module.transformers):
+    for package in (personae, torch, transformers):
         monkeypatch.setattr(package, "__version__", "another")
         assert made(context, items=1)
 

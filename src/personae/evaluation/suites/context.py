@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import personae
 from personae.discovery import Progress, silent, versions
 from personae.errors import DataError
+from personae.evaluation.kept import Kept
 from personae.evaluation.results import ModelRecord
-from personae.files import replacing
 from personae.models import Target, encode, find_targets, fingerprint
 
 
@@ -80,23 +77,15 @@ class SuiteContext:
         settings: everything that decides the part but model, dtype, tokenizer, data files read so far, seed, limit and
         versions.
         """
-        key = [
-            name, settings, self.fingerprint, str(self.model.dtype), sorted(self.read.items()), self.seed, self.limit,
-            self.writing, personae.__version__, torch.__version__, transformers.__version__,
+        frame = [
+            self.fingerprint, str(self.model.dtype), sorted(self.read.items()), self.seed, self.limit, self.writing,
         ]  # fmt: skip
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-        path = None if self.parts is None else self.parts / f"{name.replace('/', '-').replace(' ', '-')}-{digest}.json"
-        if path is not None and path.is_file():
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                pass  # a damaged part is made anew
-        made = json.loads(json.dumps(compute()))  # what comes back is the same, kept or not
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(made), encoding="utf-8")
-        return made
+        kept = Kept(self.parts, frame)
+        found = kept.read(name, settings)
+        if found is None or "made" not in found:
+            found = {"made": json.loads(json.dumps(compute()))}  # what comes back is the same, kept or not
+            kept.write(name, settings, found)
+        return found["made"]
 
     def record(self) -> ModelRecord:
         """Who was measured."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from personae.analysis.kept import Kept
 from personae.errors import ArtefactError
+from personae.evaluation.kept import Kept
 
 
 def test_a_part_is_found_under_its_own_key_alone(tmp_path: Path) -> None:

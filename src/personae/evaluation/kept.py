@@ -1,4 +1,4 @@
-"""Finished parts of a long analysis, so that one that was killed goes on with the next part.
+"""Finished parts of a long measurement, so that one that was killed goes on with the next part.
 
 Each part is one file, written whole or not at all, under the hash of everything that decides it.
 """
@@ -14,15 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from personae.discovery import versions
 from personae.errors import ArtefactError
 from personae.files import replacing
-from personae.models import encode, find_targets, fingerprint
-
-__all__ = ["Kept", "weights_hash", "writing"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,8 @@ class Kept:
                 temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             raise ArtefactError(
-                f"cannot keep {path}: {error.strerror}. Free some space, or name another folder with --resume."
+                f"cannot keep {path}: {error.strerror}. Free some space, or name another folder: --resume where there is "
+                "that option, or the environment variable PERSONAE_CACHE."
             ) from error
 
     def make(self) -> None:
@@ -71,30 +66,5 @@ class Kept:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ArtefactError(
-                    f"cannot make the folder {self.folder}: {error.strerror}. Name another with --resume."
+                    f"cannot make the folder {self.folder}: {error.strerror}. Name another with --resume, or by PERSONAE_CACHE."
                 ) from error
-
-
-def weights_hash(model: PreTrainedModel) -> str:
-    """Of all weights, embeddings and norms too, which the fingerprint of the targets leaves out."""
-    targets = find_targets(model)
-    covered = {id(target.parameter) for target in targets}
-    total = hashlib.sha256(fingerprint(targets).encode())
-    for name, parameter in sorted(model.named_parameters()):
-        if id(parameter) not in covered:
-            total.update(f"{name}\0{tuple(parameter.shape)}\0".encode())
-            values = parameter.detach().to(torch.bfloat16).contiguous().cpu().flatten()
-            total.update(values.view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def writing(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of how text becomes token ids: the vocabulary, the template, and a question with its answer written so."""
-    probe = encode(tokenizer, "What is 1 + 1?", "Two, I think.")
-    said = [
-        sorted(tokenizer.get_vocab().items()),
-        getattr(tokenizer, "chat_template", None),
-        probe.prompt,
-        probe.answer,
-    ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
