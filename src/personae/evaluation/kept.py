@@ -55,8 +55,8 @@ class Kept:
                 temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             raise ArtefactError(
-                f"cannot keep {path}: {error.strerror}. Free some space, or name another folder: --resume where there is "
-                "that option, or the environment variable PERSONAE_CACHE."
+                f"cannot keep {path}: {error.strerror}. Free some space, or name another folder: --resume where that "
+                "option is, or the environment variable PERSONAE_CACHE."
             ) from error
 
     def make(self) -> None:
@@ -66,5 +66,6 @@ class Kept:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ArtefactError(
-                    f"cannot make the folder {self.folder}: {error.strerror}. Name another with --resume, or by PERSONAE_CACHE."
+                    f"cannot make the folder {self.folder}: {error.strerror}. Name another: --resume where that option "
+                    "is, or the environment variable PERSONAE_CACHE."
                 ) from error
