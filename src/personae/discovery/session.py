@@ -65,7 +65,7 @@ class Session:
         """Number of target weights."""
         return sum(t.size for t in self.targets)
 
-    def kept_at(self, *content: object) -> Checkpoint | None:
+    def _checkpoint(self, *content: object) -> Checkpoint | None:
         """Where a pass keeps its sums, under all that decides them: texts, options, batch size, versions."""
         if self.checkpoint is None:
             return None
@@ -109,7 +109,7 @@ class Session:
         with self.progress(f"statistics: {title}", len(texts)) as tick:
             result = collect_statistics(
                 self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick,
-                checkpoint=self.kept_at("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
+                checkpoint=self._checkpoint("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
             )  # fmt: skip
         _warn_of({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens}, title)
         return result
@@ -152,7 +152,7 @@ class Session:
 
     def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
         body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-        checkpoint = self.kept_at("attribution", body, attribution_batch_tokens(self.model))
+        checkpoint = self._checkpoint("attribution", body, attribution_batch_tokens(self.model))
         with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
@@ -173,7 +173,7 @@ class Session:
         text = replace(self.generic.cheap, answers=min(self.generic.answers, READ_ANSWERS)).read
         texts = text.chat + text.plain
         with self.progress("price of weights on generic text", len(texts)) as tick:
-            checkpoint = self.kept_at("price", [[t.prompt, t.answer] for t in texts])
+            checkpoint = self._checkpoint("price", [[t.prompt, t.answer] for t in texts])
             return squared_gradients(self.model, self.targets, texts, tick=tick, checkpoint=checkpoint)
 
     def candidates(self, cheap_share: float) -> Dropped:
@@ -252,7 +252,7 @@ class Session:
     def divergence(self, texts: Sequence[Encoded], worn: Dropped) -> Gradients:
         """∂K/∂W under a mask, K the mean KL divergence a token from the base model on these texts."""
         masks = to_masks(worn)
-        checkpoint = self.kept_at("divergence", [[t.prompt, t.answer] for t in texts], hash_of(masks))
+        checkpoint = self._checkpoint("divergence", [[t.prompt, t.answer] for t in texts], _hash_of(masks))
         with self.progress("divergence on generic text", len(texts)) as tick:
             return divergence_gradient(self.model, self.targets, masks, texts, tick=tick, checkpoint=checkpoint)
 
@@ -363,8 +363,7 @@ class Family:
     size: int
 
 
-def hash_of(masks: Mapping[str, Mask]) -> str:
-    """SHA-256 of masks by name."""
+def _hash_of(masks: Mapping[str, Mask]) -> str:
     digest = hashlib.sha256()
     for name in sorted(masks):
         digest.update(name.encode() + masks[name].packed().tobytes())
