@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
-import personae
+from personae.discovery import versions
 from personae.errors import DataError
 from personae.evaluation.suites import SuiteContext
 
@@ -92,8 +91,8 @@ def test_whatever_decides_a_part_makes_it_anew(
 def test_settings_and_versions_decide_a_part(context: SuiteContext, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made(context, items=1)
     assert made(context, items=2)
-    for package in (personae, torch, transformers):
-        monkeypatch.setattr(package, "__version__", "another")
+    for package in ("personae", "torch", "transformers"):
+        monkeypatch.setattr(versions.__globals__[package], "__version__", "another")
         assert made(context, items=1)
 
 

@@ -123,7 +123,7 @@ def test_readings_equal_one_answer_at_a_time(context: SuiteContext) -> None:
     assert len(whole.answer) > roleplay.ANSWER_TOKENS
     made = plans(rolebench_cast(context.data / roleplay.SETS["rolebench"][0]), calibration=6, test=4)
     reading = roleplay._read(stage, "rolebench", made, 2)
-    kept = json.loads(next(context.parts.glob("roleplay-rolebench-base*")).read_text())  # type: ignore[union-attr]
+    kept = json.loads(next(context.parts.glob("roleplay-rolebench-base*")).read_text())["made"]  # type: ignore[union-attr]
     samples = [s for p in made.values() for s in p.test]
     assert reading.gains.shape == (12, 3)
     assert reading.owner.tolist() == [0] * 4 + [1] * 4 + [2] * 4
