@@ -249,7 +249,7 @@ class Audited:
         if mask is not None and mask.own is not None and not mask.reached and mask.own.high < mask.dev.all.low:
             said.append(
                 f"On pairs that the mask was found on it is {mask.own.value:.2f}: the mask does not carry over; more, "
-                "or more varied, pairs would help, a larger budget hardly."
+                "or more varied, pairs may help."
             )
         if again is not None:
             said.append(in_words(curve, again))

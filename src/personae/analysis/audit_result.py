@@ -134,7 +134,7 @@ class Disabling:
     the discovery it comes from. searched_loss_bound: upper confidence bound of the loss on the text that the search
     read; it was kept within `budget`. probes: capability evaluations of the search. own: alignment on some of the pairs
     that the mask was found on (None: it was given); far below that of held-out items it says that the ranking does not
-    carry over, which more or more varied pairs would change and a larger budget would not.
+    carry over, which more, or more varied, pairs may change.
     """
 
     persona: str
