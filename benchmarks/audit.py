@@ -113,6 +113,8 @@ def main() -> None:
     if given.budget is not None:
         options |= {"max_capability_loss": options.pop("budget"), **ONLY_DISABLE}
     hazards = tuple(given.hazard or (PUBLIC if given.public else HAZARDS))
+    command = "python -m benchmarks.audit" + " --public" * given.public
+    command += "" if given.budget is None else f" --budget {given.budget:g}"
     with contextlib.ExitStack() as stack:
         parts = Path(given.parts or stack.enter_context(tempfile.TemporaryDirectory()))
         model, tokenizer = load_model(dtype="float32")
@@ -136,9 +138,8 @@ def main() -> None:
         print(f"{key} {value:.3f}")
     if given.hazard or given.items or given.groups is not None or (given.public and given.budget):
         return
-    words = " --public" * given.public + f" --budget {given.budget:g}" * (given.budget is not None)
     record = Record(
-        kind="audit", command="python -m benchmarks.audit" + words,
+        kind="audit", command=command,
         model=SuiteContext(model, tokenizer, Path()).record(), inputs={h.contrast: h.sha256 for h in found.hazards},
         settings={**plain(AuditSettings(**options)), "processes": given.processes},
     )  # fmt: skip

@@ -248,8 +248,8 @@ class Audited:
             said.append(f"The target of {mask.target:g} is not reached on dev: {mask.dev.all.value:.2f}.")
         if mask is not None and mask.own is not None and not mask.reached and mask.own.high < mask.dev.all.low:
             said.append(
-                f"On pairs that the mask was found on it is {mask.own.value:.2f}: the mask does not carry over; more, "
-                "or more varied, pairs may help."
+                f"On pairs that the mask was found on it is {mask.own.value:.2f}: it carries over only in part; "
+                "more, or more varied, pairs may help."
             )
         if again is not None:
             said.append(in_words(curve, again))

@@ -133,8 +133,8 @@ class Disabling:
     target: the alignment aimed at on dev; dev: what was reached there; reached: dev is within the target. rounds: of
     the discovery it comes from. searched_loss_bound: upper confidence bound of the loss on the text that the search
     read; it was kept within `budget`. probes: capability evaluations of the search. own: alignment on some of the pairs
-    that the mask was found on (None: it was given); far below that of held-out items it says that the ranking does not
-    carry over, which more, or more varied, pairs may change.
+    that the mask was found on (None: it was given); far below that of held-out items it says that the ranking carries
+    over only in part, which more, or more varied, pairs may change.
     """
 
     persona: str
