@@ -1,26 +1,18 @@
-"""Further rounds of `directed` with gains taken anew under the mask: do they hold what the first round cannot see?
+"""Rounds of `directed` under its own mask (`--regrow`), beside the headline's masks: strength and loss on other text.
 
-    python -m benchmarks.regrow power                    # one core, about 40 minutes
-    python -m benchmarks.regrow power --pole 1
+    python -m benchmarks.regrow power                    # p⁺, one core, about 40 minutes in bfloat16
+    python -m benchmarks.regrow wealth --pole 1
 
-The first round orders weights by what each would bring alone, in the mean margin at the base model. Under a mask found
-so most pairs are won by far and some are lost, on calibration pairs about as many as on others: it fits too little, not
-too much. From `START` of the headline's mask (its first weights, anew from the same gains) each round here
-
-1. weighs `PAIRS` calibration pairs by σ(−Δ), Δ their margin under the mask: H = −w·∂/∂w of mean log σ(Δ);
-2. takes cost = −w·∂K/∂w, K the divergence from base on generic text, under the mask too;
-3. orders by V = (H − μ·cost)/√D, cost at least 0 for weights not dropped yet, μ = `LOSS_PRICE`·log 2 / budget;
-4. gives back what has V < 0, and adds the best others: as many as the mask has, or as the budget allows by its bound.
-
-On dev items and on the search text, beside the headline's mask on the same: accuracy, mean log σ, loss. No test item is
-read. float32. Writes benchmarks/results/regrow_<set>_<pole>.json.
+`ROUNDS` rounds with the headline's calibration pairs, generic text and budget. On `DEV_ITEMS` dev items: accuracy,
+mean log σ of the margin; capability loss on the final text, which no search has read. Beside the rounds stand the
+headline's mask, and the first round's order cut to as many weights as the last round has: what is left is what the new
+gains and costs bring. No test item is read, and no choice is made here. Writes
+benchmarks/results/regrow_<set>_<pole>.json anew after each row.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,90 +25,48 @@ from personae import load_model
 from personae.cli.console import bar
 from personae.discovery import (
     Calibration,
-    Capability,
     Session,
     Settings,
     capability,
     encode_contrast,
-    largest_within,
-    loss_bound_of,
     mean_log_probabilities,
     open_session,
+    regrow,
     to_masks,
     versions,
 )
-from personae.discovery.attribution import Gradients, WeightedQuestion, attribute
-from personae.discovery.selection import Dropped, rank
-from personae.evaluation import interval
+from personae.discovery.selection import Dropped
+from personae.evaluation import CapabilityText, interval
 from personae.evaluation.scoring import wins
 from personae.models import fingerprint
 from personae.personas import is_tied, split
 from personae.runtime import wearing
-from personae.subnetwork import Mask
 
-START = 0.15  # of the headline's number of weights
-ROUNDS = 3
-PAIRS = 200  # calibration pairs of a round, drawn anew
-ANSWERS = 32  # generic answers of a round's divergence, and of a reading of the loss; a third as many windows
+ROUNDS = 6
 DEV_ITEMS = 100
 CHEAP_SHARE = 0.6
-LEAST_WEIGHT = 0.03  # pairs with a smaller σ(−Δ) are left out of the gradient
-LOSS_PRICE = 0.2  # nats of mean log σ that a nat of divergence must bring: of log 2 over the budget
-PROBES = 4
-
-
-def gains_under(session: Session, sign: float, worn: Dropped, number: int) -> tuple[Gradients, dict[str, Any]]:
-    """∂/∂W of mean log σ(Δ) of a pole under a mask, and what the drawn pairs say there."""
-    pairs = session.calibration.paired
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(number))[:PAIRS].tolist()
-    drawn = [pairs[i] for i in order]
-    with wearing(session.targets, to_masks(worn)):
-        read = mean_log_probabilities(session.model, Calibration(tuple(drawn), (), ()))
-        margins = sign * (read[:, 0] - read[:, 1])
-        slopes = torch.sigmoid(-margins)
-        some = (slopes > LEAST_WEIGHT).nonzero().flatten().tolist()
-        weights = [sign * float(slopes[i]) / len(drawn) for i in some]
-        questions = [WeightedQuestion(drawn[i], (w, -w)) for i, w in zip(some, weights, strict=True)]
-        with bar("gains under the mask", len(questions)) as tick:
-            gradients = attribute(session.model, session.targets, questions, tick=tick)
-    return gradients, {"calibration_acc": float((margins > 0).double().mean()), "pairs_that_count": len(some)}
-
-
-def ordered(session: Session, gradients: Gradients, worn: Dropped) -> Gradients:
-    """V of every weight."""
-    text = replace(session.generic.cheap, answers=ANSWERS).read
-    costs = session.divergence(text.chat + text.plain, worn)
-    price = LOSS_PRICE * math.log(2) / BUDGET
-    values: Gradients = {}
-    for target in session.targets:
-        weight = target.weight.to("cpu", torch.float32)
-        gain, cost = -weight * gradients.pop(target.name), -weight * costs.pop(target.name)
-        value = gain - price * torch.where(worn[target.name], cost, cost.clamp(min=0))
-        values[target.name] = session.by_price(target.name, value, "gain-per-price")
-    return values
 
 
 class Judge:
-    """Dev items and a part of the search text under masks."""
+    """Dev items and the final text under masks."""
 
-    def __init__(self, session: Session, dev: Calibration, tied: list[bool], sign: float) -> None:
+    def __init__(
+        self, session: Session, dev: Calibration, tied: list[bool], final: CapabilityText, sign: float
+    ) -> None:
         self.session, self.dev, self.tied, self.sign = session, dev, np.array(tied), sign
-        self.text = replace(session.generic.held_out, answers=ANSWERS).read
-        self.base: Capability = capability(session.model, self.text)
+        self.text = final.generic
+        self.base = capability(session.model, self.text)
 
-    def bound(self, masks: dict[str, Mask]) -> float:
-        with wearing(self.session.targets, masks):
-            return loss_bound_of(self.session.model, self.text, self.base, BUDGET)
-
-    def reading(self, masks: dict[str, Mask]) -> dict[str, Any]:
-        with wearing(self.session.targets, masks):
+    def reading(self, dropped: Dropped) -> dict[str, Any]:
+        """The row of a mask; intervals over items, standard errors over texts."""
+        with wearing(self.session.targets, to_masks(dropped)):
             read = mean_log_probabilities(self.session.model, self.dev)
             (plain, _), (chat, error) = capability(self.session.model, self.text).rises(self.base)
         margins = self.sign * (read[:, 0] - read[:, 1]).numpy()
         won = wins(margins)
         acc, tied, own = (interval(v) for v in (won, won[self.tied], -np.logaddexp(0, -margins)))
         return {
-            "dropped": sum(mask.dropped for mask in masks.values()), "acc": [acc.value, acc.low, acc.high],
+            "dropped": sum(int(mask.sum()) for mask in dropped.values()), "acc": [acc.value, acc.low, acc.high],
             "acc_tied": [tied.value, tied.low, tied.high], "log_sigmoid": [own.value, own.low, own.high],
             "margin": float(margins.mean()), "plain": plain, "chat": chat, "chat_error": error,
         }  # fmt: skip
@@ -127,56 +77,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rounds with gains anew under the mask.")
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--pole", type=int, default=0, choices=(0, 1))
+    parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     name, pole = options.set, options.pole
-    sign = 1.0 if pole == 0 else -1.0
-    model, tokenizer = load_model(dtype="float32")
+    model, tokenizer = load_model(dtype=options.dtype)
     contrast = prepared(contrast_of(name))
     parts = split(contrast)
-    generic, _ = texts(tokenizer)
+    generic, final = texts(tokenizer)
     session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
     dev = parts.dev.take(min(DEV_ITEMS, len(parts.dev)))
     tied = [is_tied(p.positive, p.negative) for p in dev.pairs]
-    judge = Judge(session, encode_contrast(model, tokenizer, dev), tied, sign)
+    judge = Judge(session, encode_contrast(model, tokenizer, dev), tied, final, 1.0 if pole == 0 else -1.0)
     persona = (contrast.positive, contrast.negative)[pole]
-    headline = headline_masks((name,))[0][persona].masks
-    rows: dict[str, Any] = {"headline": judge.reading(dict(headline))}
-    print("headline", rows["headline"], flush=True)
-    first = round(START * sum(mask.dropped for mask in headline.values()))
-    worn = session.family(Settings().checked(), pole, CHEAP_SHARE).at(first)
-    rows["start"] = judge.reading(to_masks(worn))
-    print("start", rows["start"], flush=True)
-    for number in range(1, ROUNDS + 1):
-        gradients, said = gains_under(session, sign, worn, number)
-        values = ordered(session, gradients, worn)
-        before = sum(int(mask.sum()) for mask in worn.values())
-        stay = {name: mask & (values[name] > 0) for name, mask in worn.items()}
-        candidates = session.candidates(CHEAP_SHARE)
-        ranking = rank(values, {name: inside & ~worn[name] for name, inside in candidates.items()})
-        del values
-
-        def grown(count: int, stay: Dropped = stay, ranking: Any = ranking) -> Dropped:
-            more = ranking.drop(count)
-            return {name: mask | more[name] for name, mask in stay.items()}
-
-        added, bound = largest_within(
-            lambda n: judge.bound(to_masks(grown(n))), before, BUDGET, start=before, steps=PROBES
-        )
-        worn = grown(added)
-        kept = sum(int(mask.sum()) for mask in stay.values())
-        row = {**judge.reading(to_masks(worn)), **said, "given_back": before - kept, "added": added, "bound": bound}
-        rows[f"round {number}"] = row
-        print(number, row, flush=True)
-        if not added:
-            break
-    session.forget()
-    result = {
-        "rows": rows, "set": name, "persona": persona, "budget": BUDGET, "dev_items": len(dev),
-        "dev_sha256": dev.sha256, "calibration_sha256": parts.calibration.sha256, "dtype": "float32",
+    headline = {n: torch.from_numpy(m.dropped_bool()) for n, m in headline_masks((name,))[0][persona].masks.items()}
+    frame = {
+        "set": name, "persona": persona, "budget": BUDGET, "dev_items": len(dev), "dev_sha256": dev.sha256,
+        "calibration_sha256": parts.calibration.sha256, "final_text_sha256": final.sha256, "dtype": options.dtype,
         "model": fingerprint(session.targets), "versions": versions(), "machine": machine(),
-        "command": f"python -m benchmarks.regrow {name} --pole {pole}",
+        "command": f"python -m benchmarks.regrow {name}" + " --pole 1" * pole,
     }  # fmt: skip
-    print(write(f"regrow_{name}_{pole}", result))
+    rows: dict[str, Any] = {}
+
+    def add(title: str, dropped: Dropped, **said: Any) -> None:
+        rows[title] = {**judge.reading(dropped), **said}
+        print(title, rows[title], write(f"regrow_{name}_{pole}", {**frame, "rows": rows}), flush=True)
+
+    add("headline", headline)
+    settings = Settings(max_capability_loss=BUDGET, regrow=ROUNDS).checked()
+    base = capability(model, session.generic.held_out.read)
+    last = 0
+    for number, found in enumerate(regrow(session, settings, pole, CHEAP_SHARE, headline, base), start=1):
+        said = {"fit": found.fit, "step": found.step, "searched_loss": found.cost.loss(base)}
+        add(f"round {number}", found.dropped, **said)
+        last = rows[f"round {number}"]["dropped"]
+    add("as many, first order", session.family(settings, pole, CHEAP_SHARE).at(last))
+    session.forget()
 
 
 if __name__ == "__main__":

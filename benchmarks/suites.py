@@ -4,12 +4,15 @@
 
 Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
 benchmarks/.parts, so an interrupted run goes on. `capability-…`, `big-five-…` and `generation-…` read the masks of the
-headline (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`).
+headline (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32,
+as those were found; so does S/N, measured before there was a choice. The others run in bfloat16, in which a core with
+matrix units reads four times as many tokens; `--dtype` says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -149,21 +152,36 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     **{f"mbti-tuned-{d}": _mbti_tuned(d) for d in ("EI", "SN", "TF", "JP")},
 }
 
+IN_FLOAT32 = ("big-five", "capability", "generation", "mbti-SN")
+
+
+def dtype_of(suite: str) -> str:
+    """The dtype that a suite is measured in."""
+    return "float32" if suite.startswith(IN_FLOAT32) else "bfloat16"
+
 
 def main() -> None:
     """Run the suites that are asked for."""
     parser = argparse.ArgumentParser(description="Suites on the default model.")
     parser.add_argument("suites", nargs="+", choices=sorted(SUITES))
     parser.add_argument("--limit", type=int, help="at most so many items a set; recorded")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by suite")
     options = parser.parse_args()
-    model, tokenizer = load_model(dtype="float32")
+    loaded = functools.lru_cache(maxsize=1)(lambda dtype: load_model(dtype=dtype))
     for name in options.suites:
+        model, tokenizer = loaded(options.dtype or dtype_of(name))
         parts = ROOT / "benchmarks" / ".parts"
         context = SuiteContext(model, tokenizer, DATA, parts=parts, limit=options.limit, progress=bar)
         result = SUITES[name](context)
         print(suite_to_markdown(result))
-        command = " ".join(["python -m benchmarks.suites", *sys.argv[1:]])
+        command = " ".join(["python -m benchmarks.suites", name, *_given(options)])
         print(write(f"suite_{name}", {**suite_to_dict(result), "machine": machine(), "command": command}), flush=True)
+
+
+def _given(options: argparse.Namespace) -> list[str]:
+    """The options, as they were given."""
+    said = {"--limit": options.limit, "--dtype": options.dtype}
+    return [word for name, value in said.items() if value is not None for word in (name, str(value))]
 
 
 if __name__ == "__main__":

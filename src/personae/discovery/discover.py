@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text
 from personae.discovery.metering import metered
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint, sweep
+from personae.discovery.rounds import regrow
 from personae.discovery.selection import Dropped, count
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_CHEAP_SHARES, FIXED_CHEAP_SHARE, Settings
@@ -302,8 +303,23 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             if _on_dev(again) <= _on_dev(best):
                 break  # first order does not hold for ever: a round is taken only if dev gains by it
             best = again
+        if settings.regrow and _number(best):
+            best = max([best, *_regrown(session, settings, dev, pole, best, base)], key=_on_dev)
         chosen.append(best)
     return chosen
+
+
+def _regrown(
+    session: Session, settings: Settings, dev: Calibration, pole: int, best: Choice, base: Capability
+) -> Iterator[Choice]:
+    """The masks of further rounds under the mask, each with what dev says of it."""
+    cheap = best.parameters["cheap_share"]
+    for number, found in enumerate(regrow(session, settings, pole, cheap, best.dropped, base), start=1):
+        searched = {
+            "capability_loss_searched": found.cost.loss(base), "capability_loss_bound": found.cost.loss_bound(base),
+        }  # fmt: skip
+        measured = {**measure(session, found.dropped, dev, pole), **searched}
+        yield Choice(found.dropped, {"cheap_share": cheap, "regrown": number}, measured)
 
 
 def _number(choice: Choice) -> int:

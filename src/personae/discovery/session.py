@@ -36,6 +36,7 @@ from personae.discovery.settings import Settings
 from personae.discovery.statistics import Statistics, collect_statistics, site
 from personae.errors import OptionError
 from personae.models import Encoded, Target
+from personae.runtime import wearing
 from personae.subnetwork import Mask
 
 COST_WEIGHT = 0.3  # λ of `Session.refined`, chosen on dev: 1 gave up more gain than it saved
@@ -150,10 +151,17 @@ class Session:
                 self._base[items] = mean_log_probabilities(self.model, items, tick=tick)
         return self._base[items]
 
-    def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
+    def gains_under(self, worn: Dropped, questions: list[WeightedQuestion], title: str) -> Gradients:
+        """H = −w·g of weighted questions, g taken under a mask; w are the base weights, of dropped ones too."""
+        return self._gains_of(questions, title, to_masks(worn))
+
+    def _gains_of(
+        self, questions: list[WeightedQuestion], title: str, masks: Mapping[str, Mask] | None = None
+    ) -> Gradients:
         body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-        checkpoint = self._checkpoint("attribution", body, attribution_batch_tokens(self.model))
-        with self.progress(f"attribution ({title})", len(questions)) as tick:
+        under = [] if masks is None else [_hash_of(masks)]
+        checkpoint = self._checkpoint("attribution", body, attribution_batch_tokens(self.model), *under)
+        with self.progress(f"attribution ({title})", len(questions)) as tick, wearing(self.targets, masks or {}):
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
         _warn_of({n for n in experts if not gradients[n].any()}, "calibration answers")

@@ -36,6 +36,8 @@ class Settings:
     the Fisher price on generic text; `directed-forward`, which knows no gradient: |w|·rms(x)) or 'gain' (H).
     forward: of `directed-forward`, 'lean' or 'separation'.
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
+    regrow: further rounds of `directed` within a budget, each with gains and costs anew under the mask (`regrow`); the
+    mask of the round that does best on dev is taken, the first ones' among them.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """
@@ -56,6 +58,7 @@ class Settings:
     objective: str = "margin"
     own_weight: float = 0.0
     rounds: int | None = None
+    regrow: int | None = None
     seed: int = 0
 
     @property
@@ -129,6 +132,10 @@ class Settings:
                 raise OptionError("--n-m selects within rows; it excludes --selection target and global.")
         if self.rounds is not None and (self.method != "directed" or own_share or self.isolated):
             raise OptionError("--rounds belongs to directed within a budget: leave the shares and the sparsity out.")
+        if self.regrow is not None and self.regrow < 1:
+            raise OptionError(f"--regrow is {self.regrow}: it must be 1 or more.")
+        if self.regrow and (self.method != "directed" or own_share or self.isolated):
+            raise OptionError("--regrow belongs to directed within a budget: leave the shares and the sparsity out.")
         fixed = own_share or self.sparsity is not None or self.n_m is not None
         if not fixed and self.max_capability_loss is None:
             return replace(self, max_capability_loss=DEFAULT_BUDGET).checked()
