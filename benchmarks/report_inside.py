@@ -28,8 +28,10 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
         yield from _noise(found)
     if found := read("negations"):
         yield from _negations(found)
-    if found := read("regrow_power_0"):
-        yield from _regrown(found)
+    for name in SETS:
+        for pole in (0, 1):
+            if found := read(f"regrow_{name}_{pole}"):
+                yield from _regrown(found)
 
 
 def _compared(found: Found) -> Iterator[str]:
@@ -143,16 +145,17 @@ def _negations(found: Found) -> Iterator[str]:
 
 
 def _regrown(found: Found) -> Iterator[str]:
-    yield f"## Rounds with gains taken anew under the mask: {found['persona']}\n"
-    yield f"On {found['dev_items']} dev items, loss on a part of the search text; calibration: accuracy on the pairs"
-    yield "that the round reads, under the mask of the row before.\n"
-    yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, chat | calibration |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield f"## Rounds under the mask: {found['persona']}\n"
+    yield f"On {found['dev_items']} dev items, {found['dtype']}; loss on the final text, which no search has read."
+    yield "Step: the share of a round's exchange that was taken; fit: mean log σ on the calibration pairs that judged"
+    yield "it.\n"
+    yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, plain | loss, chat | step | fit |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for title, row in found["rows"].items():
         acc, tied, own = (_triple(row[key]) for key in ("acc", "acc_tied", "log_sigmoid"))
         loss = f"{row['chat']:.3f} ± {1.96 * row['chat_error']:.3f}"
-        fit = f"{row['calibration_acc']:.2f}" if "calibration_acc" in row else "–"
-        cells = (f"{row['dropped']:,}", acc, tied, own, f"{row['margin']:.2f}", loss, fit)
+        round_ = (f"{row['step']:g}", f"{row['fit']:.2f}") if "step" in row else ("–", "–")
+        cells = (f"{row['dropped']:,}", acc, tied, own, f"{row['margin']:.2f}", f"{row['plain']:.3f}", loss, *round_)
         yield f"| {title} | " + " | ".join(cells) + " |"
     yield f"\n`{found['command']}`\n"
 

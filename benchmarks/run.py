@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+from benchmarks.ai_persona import SETS
 from benchmarks.common import RESULTS, write
 from benchmarks.suites import SUITES
 
@@ -34,7 +35,7 @@ PARTS = {
     "gains": ["benchmarks.gains"],
     "budget_noise": ["benchmarks.budget_noise"],
     "negations": ["benchmarks.negations"],
-    "regrow_power_0": ["benchmarks.regrow", "power", "--pole", "0"],
+    **{f"regrow_{name}_{pole}": ["benchmarks.regrow", name, "--pole", str(pole)] for name in SETS for pole in (0, 1)},
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
