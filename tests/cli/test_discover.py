@@ -32,6 +32,16 @@ def test_the_default_is_a_search_inside_the_capability_budget(
     assert [p.name for p in here.iterdir()] == ["loud-quiet.persona"]
 
 
+def test_rounds_under_the_mask_keep_the_budget(cli: Cli, llama: Path, contrast: Path, here: Path) -> None:
+    ended = cli("discover", contrast, "--model", llama, "--regrow", "2", "--max-capability-loss", "0.5")
+    assert ended.code == 0, ended.err
+    assert "regrown 1" in ended.err
+    made = load(here / "loud-quiet.persona")
+    for name in made:
+        assert made[name].provenance.parameters["regrow"] == 2
+        assert made[name].provenance.measured["capability_loss_bound"] <= 0.5  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_drops_what_was_asked(cli: Cli, llama: Path, contrast: Path, here: Path, method: str) -> None:
     share = {"directed": 0.05, "directed-forward": 0.02}.get(method)  # the latter has fewer candidates

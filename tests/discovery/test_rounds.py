@@ -225,6 +225,32 @@ def test_what_is_kept_of_a_pass_belongs_to_its_mask(tiny_model: TinyModel, tmp_p
     session.forget()
 
 
+def test_a_killed_run_takes_up_the_rounds_that_it_had_finished(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONAE_CHECKPOINT_SECONDS", "0")  # quick passes are kept too
+    session = session_on(tiny_model, resume=True)
+    assert session.checkpoint is not None
+    first, _ = rounds_of(session, 0)
+    left = len(list(session.checkpoint.folder.iterdir()))
+    assert left == session.passes  # sums of a finished round are gone: each is as large as the model
+
+    def never(*arguments: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(module, "_values", never)
+    again = session_on(tiny_model, resume=True)
+    second, _ = rounds_of(again, 0)
+    assert [(r.step, r.fit) for r in first] == [(r.step, r.fit) for r in second]
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(one.dropped[n], other.dropped[n]) for n in one.dropped)
+        assert torch.equal(one.cost.chat_texts, other.cost.chat_texts)
+    with pytest.raises(AssertionError):
+        rounds_of(again, 1)
+    session.forget()
+    again.forget()
+
+
 def test_discover_takes_the_round_that_is_best_on_dev(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny_model("llama")
     said = iter([0.0, 1.0, 3.0, 2.0] * 2)  # a pole: round one, and three under the mask

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -32,8 +32,9 @@ from personae.discovery.attribution import Gradients, WeightedQuestion
 from personae.discovery.budget import Capability, capability
 from personae.discovery.calibration import Calibration, mean_log_probabilities
 from personae.discovery.generic import GenericText
+from personae.discovery.resume import Checkpoint
 from personae.discovery.selection import Dropped, Ranking, rank
-from personae.discovery.session import Pole, Session, to_masks
+from personae.discovery.session import Pole, Session, hash_of, to_masks
 from personae.discovery.settings import Settings
 from personae.models import Encoded
 from personae.runtime import wearing
@@ -65,49 +66,78 @@ def regrow(
     """The masks after each of `settings.regrow` rounds from `START` of the mask `first`, those within the budget.
 
     first: of `directed` within the budget. base: capability of the bare model on `session.generic.held_out.read`.
-    Unpaired data have one margin, the difference of the poles' means, for all of their answers.
+    Unpaired data have one margin, the difference of the poles' means, for all of their answers. What a round found is
+    kept for the case of a kill, its sums (each as large as the targets) only until then.
     """
-    budget = settings.max_capability_loss
-    assert budget is not None
-    price = LOSS_PRICE * math.log(2) / budget
-    text = session.generic.held_out.read
-
-    def cost_of(mask: Dropped) -> Capability:
-        with wearing(session.targets, to_masks(mask)):
-            return capability(session.model, text)
-
-    def worth(read: Round) -> float:
-        within = read.cost.loss_bound(base) <= budget
-        return read.fit - price * max(read.cost.loss(base), 0.0) if within else -math.inf
-
+    judge = _Judge(session, settings, pole, base)
     worn = session.family(settings, pole, cheap_share).at(round(START * count_of(first)))
-    cost = cost_of(worn)
+    last = Round(worn, 0.0, 0.0, judge.cost_of(worn))
     fruitless = 0
     for number in range(settings.regrow or 0):
-        title = f"pole {pole + 1}, regrown {number + 1}"
         drawn, judges = _drawn(session.calibration, number, settings.seed)
-        values = _values(session, settings, pole, worn, drawn, number, price, title)
-        step = _Step(worn, session.candidates(cheap_share), values)
-        del values
-        stay = best = Round(worn, 0.0, _fit(_margins(session, judges, pole, worn)), cost)
-        with session.progress(f"steps ({title})", 1 + len(SMALLER)) as tick:
+        before = session.passes
+        kept = session.checkpoint_of(
+            "regrown", number, pole, cheap_share, asdict(settings), hash_of(to_masks(last.dropped)),
+            session.generic.sha256, session.generic.answers, [[_ids(part) for part in (drawn, judges)]],
+        )  # fmt: skip
+        found = _taken_up(kept, last.dropped)
+        if found is None:
+            title = f"pole {pole + 1}, regrown {number + 1}"
+            values = _values(session, settings, pole, last.dropped, drawn, number, judge.price, title)
+            step = _Step(last.dropped, session.candidates(cheap_share), values)
+            del values
+            found = judge.best(step, last, judges, title)
+            if kept is not None:
+                session.forget(since=before + 1)
+                kept.save(1, _tensors(found))
+        last = found
+        if judge.worth(last) > -math.inf:
+            yield last
+        fruitless = 0 if last.step else fruitless + 1
+        if fruitless == FRUITLESS:
+            break
+
+
+class _Judge:
+    """J of masks, and the best step of a round."""
+
+    def __init__(self, session: Session, settings: Settings, pole: Pole, base: Capability) -> None:
+        assert settings.max_capability_loss is not None
+        self.session, self.pole, self.base, self.budget = session, pole, base, settings.max_capability_loss
+        self.price = LOSS_PRICE * math.log(2) / self.budget
+
+    def cost_of(self, mask: Dropped) -> Capability:
+        """Capability under a mask, on the text of the budget."""
+        with wearing(self.session.targets, to_masks(mask)):
+            return capability(self.session.model, self.session.generic.held_out.read)
+
+    def worth(self, read: Round) -> float:
+        """J; minus infinity over the budget."""
+        within = read.cost.loss_bound(self.base) <= self.budget
+        return read.fit - self.price * max(read.cost.loss(self.base), 0.0) if within else -math.inf
+
+    def best(self, step: _Step, last: Round, judges: Calibration, title: str) -> Round:
+        """The round that the best step gives, a step of 0 among them."""
+
+        def fit(mask: Dropped) -> float:
+            margins = _margins(self.session, judges, self.pole, mask)
+            return float(torch.nn.functional.logsigmoid(margins).mean())
+
+        stay = best = Round(last.dropped, 0.0, fit(last.dropped), last.cost)
+        with self.session.progress(f"steps ({title})", 1 + len(SMALLER)) as tick:
             steps = [FIRST_STEP]
             while steps:
                 t = steps.pop(0)
                 mask = step.at(t)
-                read = Round(mask, t, _fit(_margins(session, judges, pole, mask)), cost_of(mask))
+                read = Round(mask, t, fit(mask), self.cost_of(mask))
+                pays = self.worth(read) > self.worth(stay)
                 if t == FIRST_STEP:
-                    steps = list(LARGER if worth(read) > worth(stay) else SMALLER)
-                elif worth(read) > worth(stay):
+                    steps = list(LARGER if pays else SMALLER)
+                elif pays:
                     steps = []
-                best = max(best, read, key=worth)
+                best = max(best, read, key=self.worth)
                 tick(1)
-        worn, cost = best.dropped, best.cost
-        if worth(best) > -math.inf:
-            yield best
-        fruitless = 0 if best.step else fruitless + 1
-        if fruitless == FRUITLESS:
-            break
+        return best
 
 
 def count_of(dropped: Dropped) -> int:
@@ -147,10 +177,6 @@ def _margins(session: Session, drawn: Calibration, pole: Pole, worn: Dropped) ->
     with wearing(session.targets, to_masks(worn)):
         read = mean_log_probabilities(session.model, drawn)
     return (read[:, 0] - read[:, 1]) * (1.0 if pole == 0 else -1.0)
-
-
-def _fit(margins: torch.Tensor) -> float:
-    return float(torch.nn.functional.logsigmoid(margins).mean())
 
 
 def _values(
@@ -199,3 +225,30 @@ def _texts(generic: GenericText, number: int) -> tuple[Encoded, ...]:
 def _turned(items: tuple[Encoded, ...], by: int) -> tuple[Encoded, ...]:
     by = by % max(len(items), 1)
     return items[by:] + items[:by]
+
+
+def _ids(items: Calibration) -> list[object]:
+    """Token ids, as JSON."""
+    return [[q.prompt, q.answers] for q in items.paired] or [
+        [[e.prompt, e.answer] for e in pole] for pole in (items.positive, items.negative)
+    ]
+
+
+def _tensors(found: Round) -> dict[str, torch.Tensor]:
+    """A round as tensors: the mask as positions in each target."""
+    masks = {f"mask.{name}": mask.flatten().nonzero().flatten() for name, mask in found.dropped.items()}
+    said = torch.tensor([found.step, found.fit], dtype=torch.float64)
+    return {**masks, "said": said, "plain": found.cost.plain_texts, "chat": found.cost.chat_texts}
+
+
+def _taken_up(kept: Checkpoint | None, like: Dropped) -> Round | None:
+    """The round that an earlier run kept, if it did."""
+    read = kept.load() if kept is not None else None
+    if read is None:
+        return None
+    tensors = read[1]
+    dropped = {name: torch.zeros_like(mask) for name, mask in like.items()}
+    for name, mask in dropped.items():
+        mask.view(-1)[tensors[f"mask.{name}"]] = True
+    step, fit = tensors["said"].tolist()
+    return Round(dropped, step, fit, Capability(tensors["plain"], tensors["chat"]))

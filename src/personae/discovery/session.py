@@ -66,8 +66,11 @@ class Session:
         """Number of target weights."""
         return sum(t.size for t in self.targets)
 
-    def _checkpoint(self, *content: object) -> Checkpoint | None:
-        """Where a pass keeps its sums, under all that decides them: texts, options, batch size, versions."""
+    def checkpoint_of(self, *content: object) -> Checkpoint | None:
+        """Where a pass keeps its sums, under all that decides them: texts, options, batch size, versions.
+
+        content: JSON values. None where nothing is kept.
+        """
         if self.checkpoint is None:
             return None
         frame = json.dumps([content, torch.__version__, transformers.__version__])
@@ -84,11 +87,16 @@ class Session:
                 other.__dict__[name] = self.__dict__[name]
         return other
 
-    def forget(self) -> None:
-        """Remove what was kept for the case of a kill: what it was for is done."""
-        for checkpoint in self._kept:
+    @property
+    def passes(self) -> int:
+        """How many passes have a place where their sums are kept."""
+        return len(self._kept)
+
+    def forget(self, since: int = 0) -> None:
+        """Remove what was kept for the case of a kill, of passes from number `since` on: what it was for is done."""
+        for checkpoint in self._kept[since:]:
             checkpoint.clear()
-        self._kept.clear()
+        del self._kept[since:]
 
     # --- what is computed once ---------------------------------------------------------------------------
 
@@ -110,7 +118,7 @@ class Session:
         with self.progress(f"statistics: {title}", len(texts)) as tick:
             result = collect_statistics(
                 self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick,
-                checkpoint=self._checkpoint("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
+                checkpoint=self.checkpoint_of("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
             )  # fmt: skip
         _warn_of({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens}, title)
         return result
@@ -159,8 +167,8 @@ class Session:
         self, questions: list[WeightedQuestion], title: str, masks: Mapping[str, Mask] | None = None
     ) -> Gradients:
         body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-        under = [] if masks is None else [_hash_of(masks)]
-        checkpoint = self._checkpoint("attribution", body, attribution_batch_tokens(self.model), *under)
+        under = [] if masks is None else [hash_of(masks)]
+        checkpoint = self.checkpoint_of("attribution", body, attribution_batch_tokens(self.model), *under)
         with self.progress(f"attribution ({title})", len(questions)) as tick, wearing(self.targets, masks or {}):
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
@@ -181,7 +189,7 @@ class Session:
         text = replace(self.generic.cheap, answers=min(self.generic.answers, READ_ANSWERS)).read
         texts = text.chat + text.plain
         with self.progress("price of weights on generic text", len(texts)) as tick:
-            checkpoint = self._checkpoint("price", [[t.prompt, t.answer] for t in texts])
+            checkpoint = self.checkpoint_of("price", [[t.prompt, t.answer] for t in texts])
             return squared_gradients(self.model, self.targets, texts, tick=tick, checkpoint=checkpoint)
 
     def candidates(self, cheap_share: float) -> Dropped:
@@ -260,7 +268,7 @@ class Session:
     def divergence(self, texts: Sequence[Encoded], worn: Dropped) -> Gradients:
         """∂K/∂W under a mask, K the mean KL divergence a token from the base model on these texts."""
         masks = to_masks(worn)
-        checkpoint = self._checkpoint("divergence", [[t.prompt, t.answer] for t in texts], _hash_of(masks))
+        checkpoint = self.checkpoint_of("divergence", [[t.prompt, t.answer] for t in texts], hash_of(masks))
         with self.progress("divergence on generic text", len(texts)) as tick:
             return divergence_gradient(self.model, self.targets, masks, texts, tick=tick, checkpoint=checkpoint)
 
@@ -371,7 +379,8 @@ class Family:
     size: int
 
 
-def _hash_of(masks: Mapping[str, Mask]) -> str:
+def hash_of(masks: Mapping[str, Mask]) -> str:
+    """SHA-256 of names and bits."""
     digest = hashlib.sha256()
     for name in sorted(masks):
         digest.update(name.encode() + masks[name].packed().tobytes())
