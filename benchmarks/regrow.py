@@ -6,8 +6,9 @@
 `ROUNDS` rounds with the headline's calibration pairs, generic text and budget. On `DEV_ITEMS` dev items: accuracy,
 mean log σ of the margin; capability loss on the final text, which no search has read. Beside the rounds stand the
 headline's mask, and the first round's order cut to as many weights as the last round has: what is left is what the new
-gains and costs bring. No test item is read, and no choice is made here. Writes
-benchmarks/results/regrow_<set>_<pole>.json anew after each row.
+gains and costs bring. Most of these pairs are told apart by a yes or no at the start of the answer, so every row says
+how likely the mask makes 'Yes' and 'No' as the first word of an answer to `NEUTRAL` requests that ask for neither. No
+test item is read, and no choice is made here. Writes benchmarks/results/regrow_<set>_<pole>.json anew after each row.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from personae.runtime import wearing
 ROUNDS = 6
 DEV_ITEMS = 100
 CHEAP_SHARE = 0.6
+NEUTRAL = 100  # instructions of the final text's chat answers
 
 
 class Judge:
@@ -53,6 +55,8 @@ class Judge:
     def __init__(
         self, session: Session, dev: Calibration, tied: list[bool], final: CapabilityText, sign: float
     ) -> None:
+        words = [session.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
+        self.words, self.neutral = words, [torch.tensor([e.prompt]) for e in final.chat[:NEUTRAL]]
         self.session, self.dev, self.tied, self.sign = session, dev, np.array(tied), sign
         self.text = final.generic
         self.base = capability(session.model, self.text)
@@ -62,6 +66,7 @@ class Judge:
         with wearing(self.session.targets, to_masks(dropped)):
             read = mean_log_probabilities(self.session.model, self.dev)
             (plain, _), (chat, error) = capability(self.session.model, self.text).rises(self.base)
+            yes, no = self.openings()
         margins = self.sign * (read[:, 0] - read[:, 1]).numpy()
         won = wins(margins)
         acc, tied, own = (interval(v) for v in (won, won[self.tied], -np.logaddexp(0, -margins)))
@@ -69,7 +74,15 @@ class Judge:
             "dropped": sum(int(mask.sum()) for mask in dropped.values()), "acc": [acc.value, acc.low, acc.high],
             "acc_tied": [tied.value, tied.low, tied.high], "log_sigmoid": [own.value, own.low, own.high],
             "margin": float(margins.mean()), "plain": plain, "chat": chat, "chat_error": error,
+            "opens_with_yes": yes, "opens_with_no": no,
         }  # fmt: skip
+
+    @torch.no_grad()
+    def openings(self) -> list[float]:
+        """Mean probability of 'Yes' and of 'No' as the first token of an answer to the neutral requests."""
+        last = [self.session.model(input_ids=ids, logits_to_keep=1).logits[0, -1] for ids in self.neutral]
+        found: list[float] = torch.stack(last).float().softmax(dim=-1).mean(dim=0)[self.words].tolist()
+        return found
 
 
 def main() -> None:
@@ -102,6 +115,7 @@ def main() -> None:
         rows[title] = {**judge.reading(dropped), **said}
         print(title, rows[title], write(f"regrow_{name}_{pole}", {**frame, "rows": rows}), flush=True)
 
+    add("base", {n: torch.zeros_like(mask) for n, mask in headline.items()})
     add("headline", headline)
     settings = Settings(max_capability_loss=BUDGET, regrow=ROUNDS).checked()
     base = capability(model, session.generic.held_out.read)

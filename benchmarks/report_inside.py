@@ -147,15 +147,16 @@ def _negations(found: Found) -> Iterator[str]:
 def _regrown(found: Found) -> Iterator[str]:
     yield f"## Rounds under the mask: {found['persona']}\n"
     yield f"On {found['dev_items']} dev items, {found['dtype']}; loss on the final text, which no search has read."
-    yield "Step: the share of a round's exchange that was taken; fit: mean log σ on the calibration pairs that judged"
-    yield "it.\n"
-    yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, plain | loss, chat | step | fit |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "Yes, no: mean probability of that first word to requests that ask for neither. Step: the share of a round's"
+    yield "exchange that was taken; fit: mean log σ on the calibration pairs that judged it.\n"
+    yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, plain | loss, chat | yes | no | step | fit |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for title, row in found["rows"].items():
         acc, tied, own = (_triple(row[key]) for key in ("acc", "acc_tied", "log_sigmoid"))
         loss = f"{row['chat']:.3f} ± {1.96 * row['chat_error']:.3f}"
         round_ = (f"{row['step']:g}", f"{row['fit']:.2f}") if "step" in row else ("–", "–")
-        cells = (f"{row['dropped']:,}", acc, tied, own, f"{row['margin']:.2f}", f"{row['plain']:.3f}", loss, *round_)
+        cells = (f"{row['dropped']:,}", acc, tied, own, f"{row['margin']:.2f}", f"{row['plain']:.3f}", loss)
+        cells += (f"{row['opens_with_yes']:.3f}", f"{row['opens_with_no']:.3f}", *round_)
         yield f"| {title} | " + " | ".join(cells) + " |"
     yield f"\n`{found['command']}`\n"
 
