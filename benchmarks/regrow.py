@@ -8,12 +8,14 @@ mean log σ of the margin; capability loss on the final text, which no search ha
 headline's mask, and the first round's order cut to as many weights as the last round has: what is left is what the new
 gains and costs bring. Most of these pairs are told apart by a yes or no at the start of the answer, so every row says
 how likely the mask makes 'Yes' and 'No' as the first word of an answer to `NEUTRAL` requests that ask for neither. No
-test item is read, and no choice is made here. Writes benchmarks/results/regrow_<set>_<pole>.json anew after each row.
+test item is read, and no choice is made here. Writes benchmarks/results/regrow_<set>_<pole>.json anew after each row;
+an interrupted run goes on with the next one.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 
 from benchmarks.ai_persona import BUDGET, SETS, contrast_of, prepared
 from benchmarks.common import machine, texts, write
+from benchmarks.headline import taken_up
 from benchmarks.suites import headline_masks
 from personae import load_model
 from personae.cli.console import bar
@@ -90,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rounds with gains anew under the mask.")
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--pole", type=int, default=0, choices=(0, 1))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, choices=range(1, ROUNDS + 1))
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     name, pole = options.set, options.pole
@@ -106,21 +110,25 @@ def main() -> None:
     frame = {
         "set": name, "persona": persona, "budget": BUDGET, "dev_items": len(dev), "dev_sha256": dev.sha256,
         "calibration_sha256": parts.calibration.sha256, "final_text_sha256": final.sha256, "dtype": options.dtype,
-        "model": fingerprint(session.targets), "versions": versions(), "machine": machine(),
-        "command": f"python -m benchmarks.regrow {name}" + " --pole 1" * pole,
+        "model": fingerprint(session.targets), "versions": versions(),
     }  # fmt: skip
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = taken_up(f"regrow_{name}_{pole}", frame, "rows") or {}
+    command = f"python -m benchmarks.regrow {name}" + " --pole 1" * pole
+    command += f" --rounds {options.rounds}" * (options.rounds != ROUNDS)
 
     def add(title: str, dropped: Dropped, **said: Any) -> None:
-        rows[title] = {**judge.reading(dropped), **said}
-        print(title, rows[title], write(f"regrow_{name}_{pole}", {**frame, "rows": rows}), flush=True)
+        if title not in rows:
+            rows[title] = {**judge.reading(dropped), **said}
+            result = {**frame, "machine": machine(), "command": command, "rows": rows}
+            print(title, rows[title], write(f"regrow_{name}_{pole}", result), flush=True)
 
     add("base", {n: torch.zeros_like(mask) for n, mask in headline.items()})
     add("headline", headline)
     settings = Settings(max_capability_loss=BUDGET, regrow=ROUNDS).checked()
     base = capability(model, session.generic.held_out.read)
     last = 0
-    for number, found in enumerate(regrow(session, settings, pole, CHEAP_SHARE, headline, base), start=1):
+    rounds = regrow(session, settings, pole, CHEAP_SHARE, headline, base)
+    for number, found in enumerate(islice(rounds, options.rounds), start=1):
         said = {"fit": found.fit, "step": found.step, "searched_loss": found.cost.loss(base)}
         add(f"round {number}", found.dropped, **said)
         last = rows[f"round {number}"]["dropped"]
