@@ -259,10 +259,14 @@ def test_a_killed_pass_goes_on_where_it_was(tiny_model: TinyModel, tmp_path: Pat
     assert sum(ticks) == len(questions)  # the bar still runs to its end
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[n], whole[n]) for n in whole)
-    assert list(tmp_path.iterdir()) == []
     calls.clear()
+    again, _ = run(Checkpoint(tmp_path, "key"))  # a kill in a later pass finds it whole
+    assert calls == []
+    assert all(torch.equal(again[n], whole[n]) for n in whole)
+    Checkpoint(tmp_path, "key").clear()
     run(Checkpoint(tmp_path, "key"))
     assert len(calls) == batches
+    assert list(tmp_path.iterdir()) == []  # one that was quick from its beginning is not kept
 
 
 @pytest.mark.parametrize("squared", [False, True])

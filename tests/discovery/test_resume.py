@@ -121,6 +121,21 @@ def test_a_quick_pass_is_not_kept(tmp_path: Path) -> None:
     assert kept.load() is not None
 
 
+def test_a_pass_that_was_taken_up_is_kept_for_the_next_kill_too(tmp_path: Path) -> None:
+    Checkpoint(tmp_path, "key").save(2, SUMS)
+    whole = Checkpoint(tmp_path, "key", every=60.0)
+    assert whole.load() is not None
+    whole.finish(2, SUMS)  # at once: there was nothing left to do
+    part = Checkpoint(tmp_path, "key", every=60.0)
+    found = part.load()
+    assert found is not None
+    assert found[0] == 2
+    part.finish(3, SUMS)  # the rest was quick, what was taken up was not
+    last = Checkpoint(tmp_path, "key").load()
+    assert last is not None
+    assert last[0] == 3
+
+
 def test_what_nobody_came_back_for_is_swept(tmp_path: Path) -> None:
     old, new, foreign = tmp_path / "old.safetensors", tmp_path / "new.tmp", tmp_path / "notes.txt"
     long_ago = time.time() - resume.STALE - 60

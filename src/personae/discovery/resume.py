@@ -49,6 +49,7 @@ class Checkpoint:
     every: float = field(default_factory=_interval)  # seconds between two writes, at least
     last: float = field(default_factory=time.monotonic)
     started: float = field(default_factory=time.monotonic)
+    loaded: int = 0  # batches that an earlier run had kept here
 
     @property
     def path(self) -> Path:
@@ -61,9 +62,11 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 done = int((file.metadata() or {})["done"])
-                return done, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+        self.loaded = done
+        return done, sums
 
     def due(self) -> bool:
         """True when it is time to write again."""
@@ -84,8 +87,10 @@ class Checkpoint:
                 self.every = max(self.every, 10 * (self.last - started))
 
     def finish(self, done: int, sums: Mapping[str, torch.Tensor]) -> None:
-        """The pass is whole: keep its sums if they took longer than the interval, else nothing."""
-        if time.monotonic() - self.started >= self.every:
+        """The pass is whole: keep its sums if they took longer than the interval, in this run or an earlier one."""
+        if done == self.loaded:
+            return  # whole when it was taken up: it is kept for the next kill too
+        if self.loaded or time.monotonic() - self.started >= self.every:
             self.save(done, sums)
         else:
             self.clear()
