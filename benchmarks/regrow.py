@@ -1,6 +1,6 @@
 """Rounds of `directed` under its own mask (`--regrow`), beside the headline's masks: strength and loss on other text.
 
-    python -m benchmarks.regrow power                    # p⁺, one core, about 40 minutes in bfloat16
+    python -m benchmarks.regrow power                    # p⁺, one core, about 50 minutes in bfloat16
     python -m benchmarks.regrow wealth --pole 1
 
 `ROUNDS` rounds with the headline's calibration pairs, generic text and budget. On `DEV_ITEMS` dev items: accuracy,
@@ -15,7 +15,6 @@ an interrupted run goes on with the next one.
 from __future__ import annotations
 
 import argparse
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ from personae.models import fingerprint
 from personae.personas import is_tied, split
 from personae.runtime import wearing
 
-ROUNDS = 6
+ROUNDS = 3
 DEV_ITEMS = 100
 CHEAP_SHARE = 0.6
 NEUTRAL = 100  # instructions of the final text's chat answers
@@ -93,7 +92,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rounds with gains anew under the mask.")
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--pole", type=int, default=0, choices=(0, 1))
-    parser.add_argument("--rounds", type=int, default=ROUNDS, choices=range(1, ROUNDS + 1))
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     name, pole = options.set, options.pole
@@ -114,7 +112,6 @@ def main() -> None:
     }  # fmt: skip
     rows: dict[str, Any] = taken_up(f"regrow_{name}_{pole}", frame, "rows") or {}
     command = f"python -m benchmarks.regrow {name}" + " --pole 1" * pole
-    command += f" --rounds {options.rounds}" * (options.rounds != ROUNDS)
 
     def add(title: str, dropped: Dropped, **said: Any) -> None:
         if title not in rows:
@@ -128,7 +125,7 @@ def main() -> None:
     base = capability(model, session.generic.held_out.read)
     last = 0
     rounds = regrow(session, settings, pole, CHEAP_SHARE, headline, base)
-    for number, found in enumerate(islice(rounds, options.rounds), start=1):
+    for number, found in enumerate(rounds, start=1):
         said = {"fit": found.fit, "step": found.step, "searched_loss": found.cost.loss(base)}
         add(f"round {number}", found.dropped, **said)
         last = rows[f"round {number}"]["dropped"]
