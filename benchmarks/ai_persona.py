@@ -3,10 +3,11 @@
     python -m benchmarks.ai_persona power wealth            # directed, system prompt, controls
     python -m benchmarks.ai_persona power wealth --methods  # the other methods, at the same capability loss
     python -m benchmarks.ai_persona power wealth --masks    # nothing but the masks of directed
+    python -m benchmarks.ai_persona power wealth --steps    # directed in short steps, and its controls
 
-Writes benchmarks/results/ai_persona_<set>[_methods].json, one file a part (and the masks, ai_persona_<set>.persona), so
-an interrupted run goes on with the next part. Everything is measured in one dtype and compared with the base model in
-the same dtype.
+Writes benchmarks/results/ai_persona_<set>[_methods|_steps].json, one file a part (and the masks,
+ai_persona_<set>[_steps].persona), so an interrupted run goes on with the next part. Everything of a file is measured in
+one dtype, float32 or with --steps bfloat16, and compared with the base model in the same dtype.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from personae.subnetwork import Artefact
 SETS = ("power", "wealth")
 METHODS = ("wanda", "contrastive-wanda", "contrastive-sparse", "sparsegpt")
 BUDGET = 0.05  # nats a token; kept by the upper bound of the loss on other text than the final figure is read on
+STEPS = 75  # of eight pairs each: all of them once
 PAIRS = 600  # at most, chosen by seed from the calibration part, which has about as many
 
 
@@ -55,12 +57,12 @@ def prepared(contrast: Contrast) -> Contrast:
     return dataclasses.replace(contrast, pairs=kept.pairs + parts.dev.pairs + parts.test.pairs)
 
 
-def run(name: str, dtype: str) -> dict[str, Any]:
+def run(name: str, dtype: str, steps: int | None = None) -> dict[str, Any]:
     """`directed` within the budget, the system prompt, and the controls."""
     model, tokenizer = load_model(dtype=dtype)
     contrast = prepared(contrast_of(name))
     generic, final = texts(tokenizer)
-    artefact = headline(name, model, tokenizer)
+    artefact = headline(name, model, tokenizer, steps)
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
     result = evaluate(model, tokenizer, contrast, artefact, session=session, capability_text=final, progress=bar)
     session.forget()
@@ -68,9 +70,16 @@ def run(name: str, dtype: str) -> dict[str, Any]:
     return {**_frame(name, dtype, result), "artefact": personas}
 
 
-def headline(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Artefact:
+def stem(name: str, steps: int | None) -> str:
+    """What the files of the masks and of their figures are called."""
+    return f"ai_persona_{name}" + ("_steps" if steps else "")
+
+
+def headline(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int | None = None
+) -> Artefact:
     """The masks of `directed` within the budget; those of an earlier run where data, model, dtype and version agree."""
-    path = RESULTS / f"ai_persona_{name}.persona"
+    path = RESULTS / f"{stem(name, steps)}.persona"
     contrast = prepared(contrast_of(name))
     if path.is_file():
         kept = load(path)
@@ -79,13 +88,16 @@ def headline(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
             record.calibration is not None
             and record.calibration.sha256 == split(contrast).calibration.sha256
             and record.parameters.get("max_capability_loss") == BUDGET
+            and record.parameters.get("steps") == steps
             and record.versions == versions()
             and kept.model.fingerprint == fingerprint(find_targets(model))
             and kept.model.dtype == str(model.dtype).removeprefix("torch.")
         ):
             return kept
     generic, _ = texts(tokenizer)
-    artefact = discover(model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, progress=bar)
+    artefact = discover(
+        model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, steps=steps, progress=bar
+    )
     artefact.save(path)
     return artefact
 
@@ -136,15 +148,17 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default="all", choices=(*SETS, "all"))
     parser.add_argument("--methods", nargs="*", help="these methods (none named: all) instead of directed")
     parser.add_argument("--masks", action="store_true", help="discover the masks of directed and end there")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--steps", action="store_const", const=STEPS, help="directed in short steps instead of rounds")
+    parser.add_argument("--dtype", help="default: float32, with --steps bfloat16")
     options = parser.parse_args()
+    dtype = options.dtype or ("bfloat16" if options.steps else "float32")
     for name in SETS if "all" in options.sets else options.sets:
         if options.masks:
-            headline(name, *load_model(dtype=options.dtype))
+            headline(name, *load_model(dtype=dtype), options.steps)
         elif options.methods is not None:
-            run_methods(name, options.dtype, options.methods or METHODS)
+            run_methods(name, dtype, options.methods or METHODS)
         else:
-            print(write(f"ai_persona_{name}", run(name, options.dtype)))
+            print(write(stem(name, options.steps), run(name, dtype, options.steps)))
 
 
 if __name__ == "__main__":

@@ -28,10 +28,8 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
         yield from _noise(found)
     if found := read("negations"):
         yield from _negations(found)
-    for name in SETS:
-        for pole in (0, 1):
-            if found := read(f"regrow_{name}_{pole}"):
-                yield from _regrown(found)
+    if found := read("openings"):
+        yield from _openings(found)
 
 
 def _compared(found: Found) -> Iterator[str]:
@@ -144,20 +142,14 @@ def _negations(found: Found) -> Iterator[str]:
     yield f"\n`{found['command']}`\n"
 
 
-def _regrown(found: Found) -> Iterator[str]:
-    yield f"## Rounds under the mask: {found['persona']}\n"
-    yield f"On {found['dev_items']} dev items, {found['dtype']}; loss on the final text, which no search has read."
-    yield "Yes, no: mean probability of that first word to requests that ask for neither. Step: the share of a round's"
-    yield "exchange that was taken; fit: mean log σ on the calibration pairs that judged it.\n"
-    yield "| mask | weights | acc | acc_tied | mean log σ | margin | loss, plain | loss, chat | yes | no | step | fit |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
-    for title, row in found["rows"].items():
-        acc, tied, own = (_triple(row[key]) for key in ("acc", "acc_tied", "log_sigmoid"))
-        loss = f"{row['chat']:.3f} ± {1.96 * row['chat_error']:.3f}"
-        round_ = (f"{row['step']:g}", f"{row['fit']:.2f}") if "step" in row else ("–", "–")
-        cells = (f"{row['dropped']:,}", acc, tied, own, f"{row['margin']:.2f}", f"{row['plain']:.3f}", loss)
-        cells += (f"{row['opens_with_yes']:.3f}", f"{row['opens_with_no']:.3f}", *round_)
-        yield f"| {title} | " + " | ".join(cells) + " |"
+def _openings(found: Found) -> Iterator[str]:
+    yield "## How masks open an answer\n"
+    yield f"Mean probability of 'Yes' and of 'No' as the first word, over {found['requests']} requests of the final"
+    yield f"text that ask for neither; intervals over requests; {found['dtype']}.\n"
+    yield "| mask | form | yes | no |"
+    yield "|---|---|---|---|"
+    for row in found["rows"]:
+        yield f"| {row['mask']} | {row['form']} | {_interval(row['yes'], 3)} | {_interval(row['no'], 3)} |"
     yield f"\n`{found['command']}`\n"
 
 

@@ -32,13 +32,13 @@ def test_the_default_is_a_search_inside_the_capability_budget(
     assert [p.name for p in here.iterdir()] == ["loud-quiet.persona"]
 
 
-def test_rounds_under_the_mask_keep_the_budget(cli: Cli, llama: Path, contrast: Path, here: Path) -> None:
-    ended = cli("discover", contrast, "--model", llama, "--regrow", "2", "--max-capability-loss", "0.5")
+def test_short_steps_keep_the_budget(cli: Cli, llama: Path, contrast: Path, here: Path) -> None:
+    ended = cli("discover", contrast, "--model", llama, "--steps", "4", "--max-capability-loss", "0.5")
     assert ended.code == 0, ended.err
-    assert "regrown 1" in ended.err
+    assert "short steps (pole 2)" in ended.err
     made = load(here / "loud-quiet.persona")
     for name in made:
-        assert made[name].provenance.parameters["regrow"] == 2
+        assert made[name].provenance.parameters["steps"] == 4
         assert made[name].provenance.measured["capability_loss_bound"] <= 0.5  # type: ignore[operator]
 
 

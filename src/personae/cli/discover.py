@@ -46,7 +46,7 @@ def discover(
     objective: Annotated[str, typer.Option(help="margin or log-sigmoid (of the margin).")] = "margin",
     own_weight: Annotated[float, typer.Option(help="β: added weight of the persona's own answers.")] = 0.0,
     rounds: Annotated[int | None, typer.Option(help="Rounds of directed within a budget. Default: 2.")] = None,
-    regrow: Annotated[int | None, typer.Option(help="Further rounds with gains anew under the mask; each takes some minutes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of rounds: so many short steps, each under the mask so far.")] = None,
     generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…; default: sampled from the model.")] = None,
     generic_answers: Annotated[int, typer.Option(help="Generic answers that the price and each probe of the budget read.")] = 24,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
@@ -74,7 +74,7 @@ def discover(
         "method": method, "max_capability_loss": max_capability_loss, "cheap_share": cheap_share,
         "drop_share": drop_share, "sparsity": sparsity, "isolated": isolated, "selection": selection,
         "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by,
-        "forward": forward, "objective": objective, "own_weight": own_weight, "rounds": rounds, "regrow": regrow,
+        "forward": forward, "objective": objective, "own_weight": own_weight, "rounds": rounds, "steps": steps,
         "seed": seed,
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded

@@ -24,7 +24,6 @@ from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text, 
 from personae.discovery.metering import Cost, metered
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint
-from personae.discovery.rounds import Round, regrow
 from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_BUDGET, DEFAULT_ROUNDS, METHODS, Settings
@@ -45,7 +44,6 @@ __all__ = [
     "GenericText",
     "InputStatistics",
     "Progress",
-    "Round",
     "Session",
     "Settings",
     "WeightedQuestion",
@@ -72,7 +70,6 @@ __all__ = [
     "merge",
     "metered",
     "open_session",
-    "regrow",
     "residual_writers",
     "silent",
     "site",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text
 from personae.discovery.metering import metered
 from personae.discovery.progress import Progress, silent
 from personae.discovery.resume import Checkpoint, sweep
-from personae.discovery.rounds import regrow
 from personae.discovery.selection import Dropped, count
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_CHEAP_SHARES, FIXED_CHEAP_SHARE, Settings
+from personae.discovery.steps import stepped
 from personae.errors import OptionError
 from personae.models import cache_directory, find_targets, fingerprint
 from personae.personas import Contrast, Persona, split
@@ -288,10 +288,14 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             # a larger share of candidates spends the budget on fewer weights
             start = _number(tried[-1]) // 2 if tried else count(FIRST_PROBE, session.size)
             title = f"pole {pole + 1}, c={cheap}" if cheap else f"pole {pole + 1}"
-            family = session.family(settings, pole, cheap)
+            if settings.steps and cheap:
+                family = stepped(session, settings, pole, cheap)
+                start = family.most
+            else:
+                family = session.family(settings, pole, cheap)
             tried.append(within(family, pole, {"cheap_share": cheap} if cheap else {}, max(start, 1), title))
         best = max(tried, key=_on_dev)
-        for number in range(2, (settings.rounds or 1) + 1 if settings.method == "directed" else 0):
+        for number in range(2, (settings.rounds or 1) + 1):
             cheap, before = best.parameters["cheap_share"], _number(best)
             if not before:
                 break
@@ -303,23 +307,8 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             if _on_dev(again) <= _on_dev(best):
                 break  # first order does not hold for ever: a round is taken only if dev gains by it
             best = again
-        if settings.regrow and _number(best):
-            best = max([best, *_regrown(session, settings, dev, pole, best, base)], key=_on_dev)
         chosen.append(best)
     return chosen
-
-
-def _regrown(
-    session: Session, settings: Settings, dev: Calibration, pole: int, best: Choice, base: Capability
-) -> Iterator[Choice]:
-    """The masks of further rounds under the mask, each with what dev says of it."""
-    cheap = best.parameters["cheap_share"]
-    for number, found in enumerate(regrow(session, settings, pole, cheap, best.dropped, base), start=1):
-        searched = {
-            "capability_loss_searched": found.cost.loss(base), "capability_loss_bound": found.cost.loss_bound(base),
-        }  # fmt: skip
-        measured = {**measure(session, found.dropped, dev, pole), **searched}
-        yield Choice(found.dropped, {"cheap_share": cheap, "regrown": number}, measured)
 
 
 def _number(choice: Choice) -> int:

@@ -51,14 +51,7 @@ def divergence_gradient(
         if tick and done:
             tick(sum(len(b.items) for b in batches[:done]))
         for number, batch in enumerate(batches[done:], start=done + 1):
-            here = batch.to(device)
-            with torch.no_grad():
-                base = _log_probabilities(model, here)
-            with wearing(targets, masks):
-                worn = _log_probabilities(model, here)
-                divergence = (base.exp() * (base - worn)).sum() / tokens
-                divergence.backward()  # type: ignore[no-untyped-call]
-            del base, worn, divergence
+            _add(model, targets, masks, batch.to(device), tokens)
             if tick:
                 tick(len(batch.items))
             if checkpoint and checkpoint.due():
@@ -68,10 +61,54 @@ def divergence_gradient(
     return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
 
 
-def _log_probabilities(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """log p over the vocabulary at every position that predicts a counted token, (n, vocabulary) float32."""
+def divergence(
+    model: nn.Module,
+    targets: Sequence[Target],
+    masks: Mapping[str, Mask],
+    texts: Sequence[Encoded],
+    *,
+    batch_tokens: int = DIVERGENCE_BATCH_TOKENS,
+) -> tuple[Gradients, torch.Tensor]:
+    """`divergence_gradient` of a few texts, and what the mask costs each: (rise of its negative log-likelihood in nats,
+    counted tokens), (texts, 2) float64. Nothing is kept for the case of a kill."""
+    if not texts:
+        raise DataError("no texts to take a divergence on.")
+    batches = sequence_batches(texts, batch_tokens=batch_tokens)
+    tokens = sum(int(b.counted[:, 1:].sum()) for b in batches)
+    device = next(model.parameters()).device
+    rises = torch.zeros(len(texts), 2, dtype=torch.float64)
+    with gradients_on(model, targets) as buffers:
+        for batch in batches:
+            rises[list(batch.items)] = _add(model, targets, masks, batch.to(device), tokens)
+    return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}, rises
+
+
+def _add(
+    model: nn.Module, targets: Sequence[Target], masks: Mapping[str, Mask], batch: Batch, tokens: int
+) -> torch.Tensor:
+    """Add a batch's gradient to those that are being collected; (rise, tokens) of its texts, (B, 2) float64."""
+    with torch.no_grad():
+        base = _log_probabilities(model, batch)
+    with wearing(targets, masks):
+        worn = _log_probabilities(model, batch)
+        ((base.exp() * (base - worn)).sum() / tokens).backward()  # type: ignore[no-untyped-call]
+    counted = _predicted(batch)
+    said = batch.ids[counted][:, None]
+    rise = (base.gather(1, said) - worn.detach().gather(1, said))[:, 0].double().cpu()
+    numbers = counted.sum(dim=1).tolist()
+    parts = torch.split(rise, numbers)
+    return torch.tensor([[float(part.sum()), len(part)] for part in parts], dtype=torch.float64)
+
+
+def _predicted(batch: Batch) -> torch.Tensor:
+    """True on the counted tokens that something predicts, (B, T): not on the first of a row."""
     counted = batch.counted.clone()
     counted[:, 0] = False
-    with head_on(model, torch.roll(counted, -1, dims=1)):  # the row before a token predicts it
+    return counted
+
+
+def _log_probabilities(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """log p over the vocabulary at every position that predicts a counted token, (n, vocabulary) float32."""
+    with head_on(model, torch.roll(_predicted(batch), -1, dims=1)):  # the row before a token predicts it
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[0]
     return torch.log_softmax(logits.float(), dim=-1)

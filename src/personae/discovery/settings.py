@@ -36,8 +36,8 @@ class Settings:
     the Fisher price on generic text; `directed-forward`, which knows no gradient: |w|·rms(x)) or 'gain' (H).
     forward: of `directed-forward`, 'lean' or 'separation'.
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
-    regrow: further rounds of `directed` within a budget, each with gains and costs anew under the mask (`regrow`); the
-    mask of the round that does best on dev is taken, the first ones' among them.
+    steps: of `directed` within a budget, in place of rounds: so many short steps, each with gains and costs of a few
+    texts under the mask of the steps before (`steps.stepped`).
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """
@@ -58,7 +58,7 @@ class Settings:
     objective: str = "margin"
     own_weight: float = 0.0
     rounds: int | None = None
-    regrow: int | None = None
+    steps: int | None = None
     seed: int = 0
 
     @property
@@ -132,13 +132,17 @@ class Settings:
                 raise OptionError("--n-m selects within rows; it excludes --selection target and global.")
         if self.rounds is not None and (self.method != "directed" or own_share or self.isolated):
             raise OptionError("--rounds belongs to directed within a budget: leave the shares and the sparsity out.")
-        if self.regrow is not None and self.regrow < 1:
-            raise OptionError(f"--regrow is {self.regrow}: it must be 1 or more.")
-        if self.regrow and (self.method != "directed" or own_share or self.isolated):
-            raise OptionError("--regrow belongs to directed within a budget: leave the shares and the sparsity out.")
+        if self.steps is not None:
+            if self.steps < 1:
+                raise OptionError(f"--steps is {self.steps}: it must be 1 or more.")
+            if self.method != "directed" or own_share or self.isolated:
+                raise OptionError("--steps belongs to directed within a budget: leave the shares and the sparsity out.")
+            if self.rounds is not None:
+                raise OptionError("--steps orders weights in short steps, --rounds in whole passes: give one of them.")
         fixed = own_share or self.sparsity is not None or self.n_m is not None
         if not fixed and self.max_capability_loss is None:
             return replace(self, max_capability_loss=DEFAULT_BUDGET).checked()
-        if self.method == "directed" and self.max_capability_loss is not None and self.rounds is None:
+        in_rounds = self.method == "directed" and self.max_capability_loss is not None and self.steps is None
+        if in_rounds and self.rounds is None:
             return replace(self, rounds=DEFAULT_ROUNDS)
         return self
