@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.ai_persona import BUDGET, SETS, contrast_of, headline, prepared
+from benchmarks.ai_persona import BUDGET, SETS, STEPS, contrast_of, headline, prepared
 from benchmarks.common import RESULTS, machine, texts, write
 from personae import load_model
 from personae.cli.console import bar
@@ -40,12 +40,12 @@ class Opened:
     frame: Mapping[str, Any]
 
 
-def opened(name: str, dtype: str) -> Opened:
-    """Load the model, and find the masks first where they are absent."""
+def opened(name: str, dtype: str, steps: int | None = None) -> Opened:
+    """Load the model, and find the masks first where they are absent; steps: those of so many short steps."""
     model, tokenizer = load_model(dtype=dtype)
     contrast = prepared(contrast_of(name))
     parts = split(contrast)
-    artefact = headline(name, model, tokenizer)
+    artefact = headline(name, model, tokenizer, steps)
     generic, final = texts(tokenizer)
     session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
     frame = {
@@ -68,13 +68,20 @@ def write_framed(benchmark: str, name: str, frame: Mapping[str, Any], **found: A
     return write(f"{benchmark}_{name}", {**frame, **found, "machine": machine(), "command": command})
 
 
-def run_sets(run: Callable[[str, str, Sequence[str]], None], description: str, conditions: Sequence[str]) -> None:
-    """The command line: [SETS… | all] [--only CONDITIONS…] [--dtype DTYPE]; one set after the other."""
+def run_sets(run: Callable[..., None], description: str, conditions: Sequence[str], *, in_steps: bool = False) -> None:
+    """The command line: [SETS… | all] [--only CONDITIONS…] [--dtype DTYPE]; one set after the other.
+
+    run: called with set, dtype and conditions. in_steps: [--steps] too, which calls it with `steps=STEPS`.
+    """
     parser = argparse.ArgumentParser(description=description)
     # 'all' and not SETS: argparse looks for the default among the choices, where it would not find a tuple of them.
     parser.add_argument("sets", nargs="*", default="all", choices=(*SETS, "all"))
     parser.add_argument("--only", nargs="+", default=tuple(conditions), choices=tuple(conditions))
-    parser.add_argument("--dtype", default="float32")
-    options = parser.parse_args()
-    for name in SETS if "all" in options.sets else options.sets:
-        run(name, options.dtype, options.only)
+    if in_steps:
+        parser.add_argument("--steps", action="store_const", const=STEPS, help="the masks found in short steps")
+    parser.add_argument("--dtype", help="default: float32, with --steps bfloat16")
+    options = vars(parser.parse_args())
+    steps = {"steps": options["steps"]} if options.get("steps") else {}
+    dtype = options["dtype"] or ("bfloat16" if steps else "float32")
+    for name in SETS if "all" in options["sets"] else options["sets"]:
+        run(name, dtype, options["only"], **steps)

@@ -2,24 +2,26 @@
 
     python -m benchmarks.rivals power wealth                   # all, one after the other
     python -m benchmarks.rivals power --only steering lora-sft
+    python -m benchmarks.rivals power wealth --steps           # beside the masks of short steps, in bfloat16
 
 The masks are those of `python -m benchmarks.ai_persona` (they are found first where they are absent). Rivals that have
 a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound on
 the same text, and are read on the same test items and the same final text. Writes benchmarks/results/rivals_<set>.json
-anew after each condition, and an interrupted run goes on with the next one. `minus` holds headline minus each one,
-paired over items, Holm over the file.
+(with --steps rivals_<set>_steps.json) anew after each condition, and an interrupted run goes on with the next one.
+`minus` holds headline minus each one, paired over items, Holm over the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from benchmarks.ai_persona import BUDGET, SETS
+from benchmarks.ai_persona import BUDGET, SETS, stem
 from benchmarks.common import RESULTS
 from benchmarks.headline import opened, run_sets, taken_up, write_framed
 from personae import load
@@ -38,17 +40,19 @@ RESAMPLES = 2000
 RANDOM_SEEDS = 20
 HEADLINE = "directed"
 CONTROLS = ("random", "equal loss", "shuffled", "other")
+ROUNDS = "two rounds"  # the masks of whole rounds, beside those of short steps
 CONDITIONS = (*RIVALS, "directed-forward", *CONTROLS)
 _ROW = TypeAdapter(Row)
 
 
-def run(name: str, dtype: str, only: Sequence[str]) -> None:
+def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) -> None:
     """Every condition of one set that its file does not hold yet."""
-    found = opened(name, dtype)
+    found = opened(name, dtype, steps)
+    file = f"{name}_steps" if steps else name
     session, test = found.session, found.parts.test
     dropped = {n: sum(m.dropped for m in p.masks.values()) for n, p in found.artefact.personas.items()}
     frame = {**found.frame, "text_sha256": found.final.sha256, "dropped": dropped}
-    made: dict[str, list[Any]] = taken_up(f"rivals_{name}", frame, "made") or {}
+    made: dict[str, list[Any]] = taken_up(f"rivals_{file}", frame, "made") or {}
     items = encode_items(found.model, found.tokenizer, test)
     bench = Bench(found.model, session.targets, items, found.final, bar)
     shared = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, session)
@@ -73,24 +77,29 @@ def run(name: str, dtype: str, only: Sequence[str]) -> None:
         "random": lambda: [random_control(bench, shared, poles, RANDOM_SEEDS)],
         "equal loss": controls("magnitude", "generic", match=("loss",)),
         "shuffled": controls("shuffled"),
-        "other": lambda: other_controls(bench, load(_other(name))),
+        "other": lambda: other_controls(bench, load(_other(name, steps))),
+        ROUNDS: lambda: [bench.persona(replace(from_artefact(load(_masks(name, None)), found.contrast), name=ROUNDS))],
     }
-    for which in (HEADLINE, *only):
+    for which in (HEADLINE, *([ROUNDS] if steps else []), *only):
         if which in made:
             continue
-        if which == "other" and not _other(name).is_file():
-            print(f"{which}: no {_other(name).name} yet; run python -m benchmarks.ai_persona first.", flush=True)
+        if which == "other" and not _other(name, steps).is_file():
+            print(f"{which}: no {_other(name, steps).name} yet; run python -m benchmarks.ai_persona first.", flush=True)
             continue
         rows = [make_row(c, bench.base, resamples=RESAMPLES, seed=0) for c in compute[which]()]
         made[which] = [_entry(row) for row in rows]
         tied = [bool(t) for t in bench.base.tied]
-        path = write_framed("rivals", name, frame, made=made, minus=minus(made, tied), tied=tied)
+        path = write_framed("rivals", file, frame, made=made, minus=minus(made, tied), tied=tied)
         print(which, path, flush=True)
     session.forget()
 
 
-def _other(name: str) -> Path:
-    return RESULTS / f"ai_persona_{next(s for s in SETS if s != name)}.persona"
+def _masks(name: str, steps: int | None) -> Path:
+    return RESULTS / f"{stem(name, steps)}.persona"
+
+
+def _other(name: str, steps: int | None) -> Path:
+    return _masks(next(s for s in SETS if s != name), steps)
 
 
 def _entry(row: Row) -> dict[str, Any]:
@@ -131,7 +140,7 @@ def _values(row: dict[str, Any], figure: str, tied: Sequence[bool]) -> Any:
 
 def main() -> None:
     """Run the sets that are asked for."""
-    run_sets(run, "Rivals and controls of the headline masks.", CONDITIONS)
+    run_sets(run, "Rivals and controls of the headline masks.", CONDITIONS, in_steps=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from personae.cli.console import bar
 from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict, suite_to_markdown
 from personae.subnetwork import Artefact
 
+MBTI_STEPS = 60  # of eight couples each: 120 answers a pole four times
+
 
 def headline_masks(names: Sequence[str] = SETS) -> list[Artefact]:
     """Artefacts of the headline; the benchmark ends with a reason where they are absent."""
@@ -41,7 +43,7 @@ def _ai_persona(context: SuiteContext) -> SuiteResult:
     return run(context, ("hallucination", "survival-instinct", "myopic-reward", "corrigible"), pairs=200)
 
 
-def _mbti(dimensions: tuple[str, ...]) -> Callable[[SuiteContext], SuiteResult]:
+def _mbti(dimensions: tuple[str, ...], steps: int | None = None) -> Callable[[SuiteContext], SuiteResult]:
     """Masks as the product finds them, within a budget: a fixed share of 0.2 % cost S/N 0.22 and 0.69 nats a token."""
 
     def run_these(context: SuiteContext) -> SuiteResult:
@@ -49,7 +51,7 @@ def _mbti(dimensions: tuple[str, ...]) -> Callable[[SuiteContext], SuiteResult]:
 
         return run(
             context, dimensions=dimensions, cheap_share=None, drop_share=None, max_capability_loss=BUDGET,
-            ceiling=len(dimensions) == 1,
+            steps=steps, ceiling=len(dimensions) == 1,
         )  # fmt: skip
 
     return run_these
@@ -137,6 +139,7 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     "ai-persona": _ai_persona,
     "mbti": _mbti(("EI", "SN", "TF", "JP")),
     **{f"mbti-{d}": _mbti((d,)) for d in ("EI", "SN", "TF", "JP")},  # with the trained ceiling
+    **{f"mbti-steps-{d}": _mbti((d,), MBTI_STEPS) for d in ("EI", "SN", "TF", "JP")},
     "roleplay-rolebench": _roleplay("rolebench"),
     "roleplay-merchant": _roleplay("merchant"),
     **{f"big-five-{name}": _big_five(name) for name in SETS},

@@ -84,6 +84,26 @@ def test_the_command_line(
     assert seen == runs
 
 
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        (("power", "--steps"), ("power", "bfloat16", {"steps": 75})),
+        (("power", "--steps", "--dtype", "float32"), ("power", "float32", {"steps": 75})),
+        (("power",), ("power", "float32", {})),
+    ],
+)
+def test_short_steps_are_asked_for_where_a_benchmark_knows_them(
+    shared: ModuleType, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], run: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    seen: list[Any] = []
+    shared.run_sets(lambda name, dtype, only, **steps: seen.append((name, dtype, steps)), "…", ("a",), in_steps=True)
+    assert seen == [run]
+    if "--steps" in words:
+        with pytest.raises(SystemExit):
+            shared.run_sets(lambda *_: pytest.fail("ran"), "…", ("a",))
+
+
 @pytest.mark.parametrize("words", [("greed",), ("power", "--only", "luck")])
 def test_unknown_sets_and_conditions_are_refused(
     shared: ModuleType, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]

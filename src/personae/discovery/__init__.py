@@ -28,6 +28,7 @@ from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_BUDGET, DEFAULT_ROUNDS, METHODS, Settings
 from personae.discovery.statistics import InputStatistics, collect_statistics, merge, site
+from personae.discovery.steps import stepped
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -73,6 +74,7 @@ __all__ = [
     "residual_writers",
     "silent",
     "site",
+    "stepped",
     "to_masks",
     "versions",
     "windows",

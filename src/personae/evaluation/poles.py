@@ -28,7 +28,7 @@ _SHARED = (
     "seed",
     "max_capability_loss",
 )
-_OF_DIRECTED = ("objective", "own_weight")
+_OF_DIRECTED = ("objective", "own_weight", "steps")
 _NO_STATISTICS = ("magnitude", "random")
 
 
@@ -54,10 +54,11 @@ def dropped(masks: Masks) -> int:
     return sum(mask.dropped for mask in masks.values())
 
 
-def cost_of(method: str) -> str:
-    """'none', 'forward-only' or 'one backward'; 'unknown' for what is no method of discovery (set algebra)."""
+def cost_of(method: str, steps: object = None) -> str:
+    """'none', 'forward-only', 'one backward', of short steps their number ('75 backwards'); 'unknown' for what is no
+    method of discovery (set algebra)."""
     if method == "directed":
-        return "one backward"
+        return f"{steps} backwards" if steps else "one backward"
     if method in _NO_STATISTICS:
         return "none"
     return "forward-only" if method in METHODS else "unknown"
@@ -75,7 +76,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
         cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
         budget=_number(records[0].parameters, "max_capability_loss"),
         seconds=max((float(s) for s in seconds if isinstance(s, (int, float))), default=None),
-        cost=cost_of(records[0].method),
+        cost=cost_of(records[0].method, records[0].parameters.get("steps")),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
     )
@@ -91,7 +92,7 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         cheap_shares=(first.parameters.get("cheap_share"), second.parameters.get("cheap_share")),
         budget=settings.max_capability_loss,
         seconds=cost.seconds,
-        cost=cost_of(settings.method),
+        cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,
     )

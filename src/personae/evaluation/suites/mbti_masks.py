@@ -2,7 +2,8 @@
 
 Two backward passes over half of the calibration answers each serve both the method and its control: the mean margin is
 linear in the answers, so with H₁, H₂ the gains of the two halves, n₁H₁ + n₂H₂ are the gains of all answers, and
-n₁H₁ − n₂H₂ those of the same answers with the labels of one half exchanged.
+n₁H₁ − n₂H₂ those of the same answers with the labels of one half exchanged. Short steps are not linear in the answers:
+there the exchanged labels take steps of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from personae.discovery import (
     capability,
     choose,
     open_session,
+    stepped,
     to_masks,
 )
 from personae.discovery.selection import count
@@ -42,17 +44,24 @@ Masks = dict[str, Mask]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How masks are found. A budget (max_capability_loss, nats a token) excludes the shares."""
+    """How masks are found. A budget (max_capability_loss, nats a token) excludes the shares; steps go with one."""
 
     cheap_share: float | None = 0.6
     drop_share: float | None = 0.002
     max_capability_loss: float | None = None
+    steps: int | None = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides masks; without steps where none were asked for, as in parts kept before there were any."""
+        return {name: value for name, value in asdict(self).items() if name != "steps" or value is not None}
 
     def settings(self, seed: int) -> Settings:
         """As `directed` takes them. Errors: `OptionError` for a share out of range, missing, or beside a budget."""
         if self.max_capability_loss is None and None in (self.cheap_share, self.drop_share):
             raise OptionError("masks need --cheap-share and --drop-share, or --max-capability-loss.")
-        rounds = None if self.max_capability_loss is None else 1  # as many as the masks of exchanged labels get
+        in_rounds = self.max_capability_loss is not None and self.steps is None
+        rounds = 1 if in_rounds else None  # as many as the masks of exchanged labels get
         return Settings(method="directed", seed=seed, rounds=rounds, **asdict(self)).checked()
 
 
@@ -103,7 +112,7 @@ class Finder:
     @cached_property
     def key(self) -> dict[str, Any]:
         """Everything but the dimension that decides its masks."""
-        return {**self.settings, **asdict(self.finding), "generic": identity(self.generic)}
+        return {**self.settings, **self.finding.key, "generic": identity(self.generic)}
 
     def find(self, data: Dimension) -> Found:
         """Masks of both poles and of exchanged labels; a resumable part."""
@@ -126,7 +135,7 @@ class Finder:
 
     def _find(self, data: Dimension) -> dict[str, Any]:
         settings = self.finding.settings(self.context.seed)
-        whole, exchanged = self.both(data)
+        whole, exchanged = self.both(data) if settings.steps is None else self.labelled(data)
         if settings.max_capability_loss is not None and not data.dev:
             raise DataError(f"{data.name}: a budget is chosen on the dev part, which has no answers; give more rows.")
         # With fixed shares nothing is chosen on dev, so it is not read.
@@ -148,13 +157,26 @@ class Finder:
         persona = [to_masks(d) for d in dropped]
         numbers = [sum(m.dropped for m in masks.values()) for masks in persona]
         once = Settings(method="directed", rank_by=settings.rank_by, seed=settings.seed)
-        shuffled = [to_masks(exchanged.family(once, pole, cheap[pole]).at(numbers[pole])) for pole in (0, 1)]
+        shuffled = []
+        for pole in (0, 1):
+            if settings.steps is None:
+                family = exchanged.family(once, pole, cheap[pole])
+            else:
+                family = stepped(exchanged, settings, pole, cheap[pole])
+            shuffled.append(to_masks(family.at(numbers[pole])))
+        exchanged.forget()
         losses = [self.loss(masks, whole) for masks in persona]
         whole.forget()
         return {
             "persona": [packed(m) for m in persona], "shuffled": [packed(m) for m in shuffled], "losses": losses,
             "dropped": numbers, "cheap": cheap,
         }  # fmt: skip
+
+    def labelled(self, data: Dimension) -> tuple[Session, Session]:
+        """Sessions with the true labels, and with those of every second couple exchanged."""
+        couples = tuple(couple[::-1] if number % 2 else couple for number, couple in enumerate(data.calibration))
+        whole = self.session(data)
+        return whole, whole.with_calibration(items(couples, data.paired))
 
     def both(self, data: Dimension) -> tuple[Session, Session]:
         """Sessions with the gains of the true labels, and with those of every second couple's labels exchanged."""
