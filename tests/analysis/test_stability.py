@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "directed": SHARES,
     "directed, by gain": {**SHARES, "rank_by": "gain"},
     "directed, log-sigmoid": {**SHARES, "objective": "log-sigmoid"},
+    "directed, short steps": {"steps": 3, "max_capability_loss": 0.5},
     "isolated": {"isolated": True, "sparsity": 0.4},
     "directed-forward": {"method": "directed-forward", "cheap_share": 0.5, "drop_share": 0.02},
     "wanda": {"method": "wanda", "sparsity": 0.5},

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personae.discovery import GenericText, discover, encode_contrast, open_session
+from personae.discovery import GenericText, discover, encode_contrast, open_session, steps
 from personae.errors import OptionError
 from personae.evaluation import evaluate
 from personae.evaluation.controls import random_masks, scored_masks
@@ -92,6 +92,25 @@ def test_shuffled_labels_find_a_mask_of_the_same_size_among_the_same_candidates(
     assert row.readings[0].difference != own.readings[0].difference
     # what it learned from shuffled pairs moves real ones less than what the persona learned from real pairs
     assert row.margin.value - row.margin_opposite.value < own.margin.value - own.margin_opposite.value
+
+
+def test_shuffled_labels_take_short_steps_where_the_persona_did(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "SHARE", 0.01)
+    model, tokenizer = model_and_tokenizer
+    artefact = discover(model, tokenizer, contrast, generic=generic, steps=3, max_capability_loss=0.5, resume=False)
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    seen: list[Any] = []
+    real = steps.stepped
+    monkeypatch.setattr(steps, "stepped", lambda s, *rest: seen.append((s.calibration, *rest)) or real(s, *rest))
+    result = evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session, resamples=50)
+    row, own = result["shuffled"], result["directed"]
+    assert (row.sparsity_positive, row.sparsity_negative) == (own.sparsity_positive, own.sparsity_negative)
+    assert row.cost == own.cost == "3 backwards"
+    assert [pole for _, _, pole, _ in seen] == [0, 1]
+    assert {settings.steps for _, settings, _, _ in seen} == {3}
+    assert all(calibration != session.calibration for calibration, *_ in seen)
 
 
 def test_shuffled_labels_need_candidates(

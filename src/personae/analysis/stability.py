@@ -27,6 +27,7 @@ from personae.discovery import (
     Session,
     Settings,
     WeightedQuestion,
+    family_of,
     open_session,
     silent,
     to_masks,
@@ -104,8 +105,9 @@ def stability(
 
     split_seed: of the split whose calibration part calibrated them; None: all of the contrast did. generic: generic
     text or its source, as `discover` takes it. session: one opened on those items, whose generic text then counts.
-    Masks within a budget took several rounds and as many weights as the budget allowed; resamples take one round and
-    exactly as many weights. Costs what `resamples` first rounds of discovery cost. The model is left as it was.
+    Masks within a budget took several rounds (or short steps) and as many weights as the budget allowed; resamples take
+    one round (as many steps) and exactly as many weights. Costs what `resamples` first rounds of discovery cost. The
+    model is left as it was.
 
     Errors: `OptionError` for personas that are no pole of the contrast, or whose method reads no calibration items, and
     for fewer than 2 resamples; `MaskMismatchError` for another model (allow_other_weights: only a warning if names and
@@ -214,7 +216,8 @@ class _Recipe:
                 f"one of {', '.join(READING)}."
             )
         given: dict[str, Any] = dict(record.parameters)
-        known = {f.name for f in fields(Settings)} - {"max_capability_loss", "rounds", "method"}
+        unused = {"rounds", "method", *(() if given.get("steps") else ("max_capability_loss",))}  # steps heed a budget
+        known = {f.name for f in fields(Settings)} - unused
         chosen = {name: value for name, value in given.items() if name in known and value is not None}
         if "n_m" in chosen:
             chosen["n_m"] = tuple(chosen["n_m"])
@@ -242,7 +245,7 @@ class _Recipe:
         """The pole's masks on a session's calibration items."""
         if self.settings.isolated:
             return to_masks(session.isolated(self.settings, self.pole, self.isolated_weight))
-        return to_masks(session.family(self.settings, self.pole, self.cheap_share).at(self.number))
+        return to_masks(family_of(session, self.settings, self.pole, self.cheap_share).at(self.number))
 
 
 def _poles_of(contrast: Contrast, members: Sequence[Member]) -> list[Member]:

@@ -28,7 +28,7 @@ from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_BUDGET, DEFAULT_ROUNDS, METHODS, Settings
 from personae.discovery.statistics import InputStatistics, collect_statistics, merge, site
-from personae.discovery.steps import stepped
+from personae.discovery.steps import family_of, stepped
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -61,6 +61,7 @@ __all__ = [
     "drop_lowest",
     "drop_n_of_m",
     "encode_contrast",
+    "family_of",
     "forward_gains",
     "generic_text",
     "largest_within",

@@ -37,7 +37,7 @@ from personae.discovery.resume import Checkpoint, sweep
 from personae.discovery.selection import Dropped, count
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_CHEAP_SHARES, FIXED_CHEAP_SHARE, Settings
-from personae.discovery.steps import stepped
+from personae.discovery.steps import family_of
 from personae.errors import OptionError
 from personae.models import cache_directory, find_targets, fingerprint
 from personae.personas import Contrast, Persona, split
@@ -288,11 +288,8 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             # a larger share of candidates spends the budget on fewer weights
             start = _number(tried[-1]) // 2 if tried else count(FIRST_PROBE, session.size)
             title = f"pole {pole + 1}, c={cheap}" if cheap else f"pole {pole + 1}"
-            if settings.steps and cheap:
-                family = stepped(session, settings, pole, cheap)
-                start = family.most
-            else:
-                family = session.family(settings, pole, cheap)
+            family = family_of(session, settings, pole, cheap)
+            start = family.most if settings.steps else start  # steps have kept an eye on the budget
             tried.append(within(family, pole, {"cheap_share": cheap} if cheap else {}, max(start, 1), title))
         best = max(tried, key=_on_dev)
         for number in range(2, (settings.rounds or 1) + 1):

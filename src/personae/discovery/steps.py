@@ -47,6 +47,13 @@ AIM, WINDOW = 0.6, 8  # of the budget, whose bound lies higher than the loss; st
 PRICE, DEAREST, RATE = 0.07, 40.0, 0.15
 
 
+def family_of(session: Session, settings: Settings, pole: Pole, cheap_share: float | None = None) -> Family:
+    """The nested masks of a method for one pole, in short steps where the settings ask for them."""
+    if settings.steps and cheap_share is not None:
+        return stepped(session, settings, pole, cheap_share)
+    return session.family(settings, pole, cheap_share)
+
+
 def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float) -> Family:
     """The nested masks that `settings.steps` short steps order, up to `SHARE` of the target weights.
 

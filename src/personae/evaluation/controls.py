@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from personae.discovery import Session, Settings, choose, encode_contrast, to_masks
+from personae.discovery import Session, Settings, choose, encode_contrast, family_of, to_masks
 from personae.errors import OptionError
 from personae.evaluation.bench import Bench
 from personae.evaluation.conditions import Condition, Loss, Sides
@@ -58,20 +58,22 @@ def control_conditions(
 def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) -> Condition:
     """Masks found in the same way from the same items with the labels of half the pairs exchanged.
 
-    Same candidates, same number of weights, one round. What it gains is what fitting any direction gains.
+    Same candidates, same number of weights, as many short steps, or one round. What it gains is what fitting any
+    direction gains.
     """
     items = encode_contrast(bench.model, shared.tokenizer, shared.calibration.shuffled_labels(seed))
     session = shared.session.with_calibration(items)
+    settings = Settings(steps=poles.steps, max_capability_loss=poles.budget) if poles.steps else Settings(rounds=1)
     masks = []
     for pole, (own, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True)):
         if cheap is None:
             raise OptionError("--control shuffled repeats directed, and this persona was not found by directed.")
-        masks.append(to_masks(session.family(Settings(rounds=1), pole, cheap).at(dropped(own))))
+        masks.append(to_masks(family_of(session, settings, pole, cheap).at(dropped(own))))
     pair = (masks[0], masks[1])
     sides, loss = bench.both("shuffled", pair)
     return Condition(
-        "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed"), seeds=(seed,),
-        note="as many weights, found from the same pairs with half of the labels exchanged",
+        "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed", poles.steps),
+        seeds=(seed,), note="as many weights, found from the same pairs with half of the labels exchanged",
     )  # fmt: skip
 
 

@@ -36,7 +36,8 @@ _NO_STATISTICS = ("magnitude", "random")
 class Poles:
     """Masks of both poles under one name. cheap_shares: c of each pole, None where the method has no candidates.
 
-    budget: the capability loss it was allowed, None where shares were asked for instead.
+    budget: the capability loss it was allowed, None where shares were asked for instead. steps: how many, where the
+    masks were found in short steps.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Poles:
     cost: str
     note: str = ""
     peak_bytes: int | None = None
+    steps: int | None = None
 
 
 def dropped(masks: Masks) -> int:
@@ -54,7 +56,7 @@ def dropped(masks: Masks) -> int:
     return sum(mask.dropped for mask in masks.values())
 
 
-def cost_of(method: str, steps: object = None) -> str:
+def cost_of(method: str, steps: int | None = None) -> str:
     """'none', 'forward-only', 'one backward', of short steps their number ('75 backwards'); 'unknown' for what is no
     method of discovery (set algebra)."""
     if method == "directed":
@@ -70,15 +72,17 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     records = [p.provenance for p in parts]
     seconds = [r.measured.get("seconds_of_discovery") for r in records]
     peaks = [r.measured.get("peak_bytes_of_discovery") for r in records]
+    steps = _number(records[0].parameters, "steps")
     return Poles(
         name=records[0].method if records[0].method == records[1].method else "artefact",
         masks=(parts[0].masks, parts[1].masks),
         cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
         budget=_number(records[0].parameters, "max_capability_loss"),
         seconds=max((float(s) for s in seconds if isinstance(s, (int, float))), default=None),
-        cost=cost_of(records[0].method, records[0].parameters.get("steps")),
+        cost=cost_of(records[0].method, None if steps is None else int(steps)),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
+        steps=None if steps is None else int(steps),
     )
 
 
@@ -95,6 +99,7 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,
+        steps=settings.steps,
     )
 
 

@@ -24,8 +24,8 @@ from personae.discovery import (
     Settings,
     capability,
     choose,
+    family_of,
     open_session,
-    stepped,
     to_masks,
 )
 from personae.discovery.selection import count
@@ -156,14 +156,7 @@ class Finder:
             dropped = [c.dropped for c in chosen]
         persona = [to_masks(d) for d in dropped]
         numbers = [sum(m.dropped for m in masks.values()) for masks in persona]
-        once = Settings(method="directed", rank_by=settings.rank_by, seed=settings.seed)
-        shuffled = []
-        for pole in (0, 1):
-            if settings.steps is None:
-                family = exchanged.family(once, pole, cheap[pole])
-            else:
-                family = stepped(exchanged, settings, pole, cheap[pole])
-            shuffled.append(to_masks(family.at(numbers[pole])))
+        shuffled = [to_masks(family_of(exchanged, settings, pole, cheap[pole]).at(numbers[pole])) for pole in (0, 1)]
         exchanged.forget()
         losses = [self.loss(masks, whole) for masks in persona]
         whole.forget()
