@@ -5,8 +5,9 @@
 Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
 benchmarks/.parts, so an interrupted run goes on. `capability-…`, `big-five-…` and `generation-…` read the masks of the
 headline (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32,
-as those were found; so does S/N, measured before there was a choice. The others run in bfloat16, in which a core with
-matrix units reads four times as many tokens; `--dtype` says otherwise.
+as those were found; so does S/N, measured before there was a choice. `…-steps` reads the masks of short steps
+(ai_persona_<set>_steps.persona). All others run in bfloat16, in which a core with matrix units reads four times as many
+tokens; `--dtype` says otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.ai_persona import BUDGET, SETS, contrast_of, prepared
+from benchmarks.ai_persona import BUDGET, SETS, STEPS, contrast_of, prepared, stem
 from benchmarks.common import DATA, RESULTS, ROOT, machine, texts, write
 from personae import load, load_model
 from personae.cli.console import bar
@@ -28,12 +29,13 @@ from personae.subnetwork import Artefact
 MBTI_STEPS = 60  # of eight couples each: 120 answers a pole four times
 
 
-def headline_masks(names: Sequence[str] = SETS) -> list[Artefact]:
-    """Artefacts of the headline; the benchmark ends with a reason where they are absent."""
-    paths = [RESULTS / f"ai_persona_{name}.persona" for name in names]
+def headline_masks(names: Sequence[str] = SETS, steps: int | None = None) -> list[Artefact]:
+    """Artefacts of the headline, or of short steps; the benchmark ends with a reason where they are absent."""
+    paths = [RESULTS / f"{stem(name, steps)}.persona" for name in names]
     missing = [str(p.name) for p in paths if not p.is_file()]
     if missing:
-        sys.exit(f"no {', '.join(missing)} in benchmarks/results: run python -m benchmarks.ai_persona first.")
+        command = "python -m benchmarks.ai_persona" + " --steps" * bool(steps)
+        sys.exit(f"no {', '.join(missing)} in benchmarks/results: run {command} first.")
     return [load(path) for path in paths]
 
 
@@ -108,29 +110,29 @@ def _activation(name: str) -> Callable[[SuiteContext], SuiteResult]:
     return run_this
 
 
-def _generation(name: str) -> Callable[[SuiteContext], SuiteResult]:
+def _generation(name: str, steps: int | None = None) -> Callable[[SuiteContext], SuiteResult]:
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.generation import run
 
-        return run(context, headline_masks((name,))[0], prepared(contrast_of(name)))
+        return run(context, headline_masks((name,), steps)[0], prepared(contrast_of(name)))
 
     return run_this
 
 
-def _big_five(name: str) -> Callable[[SuiteContext], SuiteResult]:
+def _big_five(name: str, steps: int | None = None) -> Callable[[SuiteContext], SuiteResult]:
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.big_five import run
 
-        return run(context, headline_masks((name,)))
+        return run(context, headline_masks((name,), steps))
 
     return run_this
 
 
-def _capability(name: str) -> Callable[[SuiteContext], SuiteResult]:
+def _capability(name: str, steps: int | None = None) -> Callable[[SuiteContext], SuiteResult]:
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.capability import run
 
-        return run(context, headline_masks((name,)), items=250)  # what base says is kept for the other set
+        return run(context, headline_masks((name,), steps), items=250)  # what base says is kept for the other set
 
     return run_this
 
@@ -152,6 +154,9 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     "grid-power": _grid("power"),
     **{f"activation-{name}": _activation(name) for name in SETS},
     **{f"generation-{name}": _generation(name) for name in SETS},
+    **{f"big-five-{name}-steps": _big_five(name, STEPS) for name in SETS},
+    **{f"capability-{name}-steps": _capability(name, STEPS) for name in SETS},
+    **{f"generation-{name}-steps": _generation(name, STEPS) for name in SETS},
     **{f"mbti-tuned-{d}": _mbti_tuned(d) for d in ("EI", "SN", "TF", "JP")},
 }
 
@@ -160,7 +165,7 @@ IN_FLOAT32 = ("big-five", "capability", "generation", "mbti-SN")
 
 def dtype_of(suite: str) -> str:
     """The dtype that a suite is measured in."""
-    return "float32" if suite.startswith(IN_FLOAT32) else "bfloat16"
+    return "float32" if suite.startswith(IN_FLOAT32) and not suite.endswith("-steps") else "bfloat16"
 
 
 def main() -> None:
