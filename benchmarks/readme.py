@@ -20,27 +20,58 @@ HEADINGS = (
 )
 
 
+STEPPED = "directed, short steps"
+
+
 def table(name: str) -> str:
     """One set's conditions as a Markdown table."""
-    result = json.loads((RESULTS / f"ai_persona_{name}.json").read_text(encoding="utf-8"))
-    found = result["evaluation"]
+    found = _evaluation(f"ai_persona_{name}")
+    assert found is not None
+    rows = list(found["rows"])
+    if extra := _evaluation(f"ai_persona_{name}_methods", like=found):
+        rows += [row for row in extra["rows"] if row["kind"] == "method"]
+    if stepped := _evaluation(f"ai_persona_{name}_steps", like=found):
+        [row] = [row for row in stepped["rows"] if row["name"] == "directed"]
+        place = [row["name"] for row in rows].index("directed") + 1
+        rows.insert(place, {**row, "name": f"{STEPPED} ({stepped['model']['dtype']})"})
+    return "\n".join(_lines(name, found, rows))
+
+
+def stepped_table(name: str) -> str | None:
+    """Short steps on one set, with the base model and controls of the same size in the same dtype; None: not run."""
+    found = _evaluation(f"ai_persona_{name}_steps")
+    if found is None:
+        return None
+    return "\n".join(_lines(name, found, [_renamed(row) for row in found["rows"]]))
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "name": STEPPED} if row["name"] == "directed" else row
+
+
+def _evaluation(stem: str, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """What one result file found, None without it; on the same items and texts as `like`."""
+    path = RESULTS / f"{stem}.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["evaluation"]
+    if like is not None:
+        assert found["data"]["test_sha256"] == like["data"]["test_sha256"], f"{stem} was measured on other items"
+        assert found["text"]["sha256"] == like["text"]["sha256"], f"{stem} was measured on other texts"
+    return found
+
+
+def _lines(name: str, found: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     data, base = found["data"], found["baselines"]
-    lines = [
+    return [
         f"**{SETS[name]}**: {data['items']} test items, {data['tied_items']} of them tied; {found['model']['dtype']}; "
         "plain text WikiText-2 validation, chat text 200 answers of mbti/TF_dev.",
         "",
         *HEADINGS,
+        *(row_of(row) for row in rows),
+        "",
+        f"Rules that read no meaning: pick the shorter {base['shorter']:.2f}, prefer yes {base['yes']:.2f}.",
     ]
-    rows = list(found["rows"])
-    extra = RESULTS / f"ai_persona_{name}_methods.json"
-    if extra.is_file():  # the other methods, measured on the same items and texts
-        more = json.loads(extra.read_text(encoding="utf-8"))["evaluation"]
-        assert more["data"]["test_sha256"] == data["test_sha256"], "the two parts were measured on other items"
-        assert more["text"]["sha256"] == found["text"]["sha256"], "the two parts were measured on other texts"
-        rows += [row for row in more["rows"] if row["kind"] == "method"]
-    lines += [row_of(row) for row in rows]
-    lines += ["", f"Rules that read no meaning: pick the shorter {base['shorter']:.2f}, prefer yes {base['yes']:.2f}."]
-    return "\n".join(lines)
 
 
 def row_of(row: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.readme import HEADINGS, SETS, row_of, table
+from benchmarks.readme import HEADINGS, SETS, row_of, stepped_table, table
 from benchmarks.report_inside import inside
 from benchmarks.run import PARTS
 from personae.evaluation.bootstrap import Estimate
@@ -28,6 +28,7 @@ Made by `python -m benchmarks.report` from `benchmarks/results/`; the command th
 Figures are defined in [methods.md](methods.md), section 7, and [suites.md](suites.md); what was tried and dropped is
 told in [experiments.md](experiments.md).
 """
+FORMS = {"": "", "_steps": ", beside short steps"}
 FIGURES = {"acc": "acc", "acc_opposite": "acc_opposite (turned)", "tied_separation": "tied separation"}
 COSTS = (  # key of the summary, what must hold, what it is
     ("discovery.statistics_over_forward", "", "statistics of one pole over its plain forwards"),
@@ -82,11 +83,17 @@ def _headlines() -> Iterator[str]:
     for name in SETS:
         if _read(f"ai_persona_{name}"):
             yield table(name) + "\n"
+    for name in SETS:
+        if made := stepped_table(name):
+            yield f"## Short steps, with controls of their size: {SETS[name]}\n"
+            yield made
+            yield f"\n`{_read(f'ai_persona_{name}_steps')['command']}`\n"
 
 
 def _rivals() -> Iterator[str]:
-    for name, title in SETS.items():
-        found = _read(f"rivals_{name}")
+    files = {f"rivals_{name}{form}": title + more for name, title in SETS.items() for form, more in FORMS.items()}
+    for file, title in files.items():
+        found = _read(file)
         if not found:
             continue
         yield f"## Rivals and further controls: {title}\n"

@@ -39,6 +39,7 @@ PARTS = {
     "openings": ["benchmarks.openings"],
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
+    **{f"rivals_{name}_steps": ["benchmarks.rivals", name, "--steps"] for name in SETS},
     **{f"suite_{name}": ["benchmarks.suites", name] for name in SUITES},
 }
 FIGURES = (  # key of the summary, result file, figure in it
