@@ -151,6 +151,8 @@ def main() -> None:
     parser.add_argument("--steps", action="store_const", const=STEPS, help="directed in short steps instead of rounds")
     parser.add_argument("--dtype", help="default: float32, with --steps bfloat16")
     options = parser.parse_args()
+    if options.steps and options.methods is not None:
+        parser.error("--steps is a form of directed; --methods runs the others, in float32 as their file says.")
     dtype = options.dtype or ("bfloat16" if options.steps else "float32")
     for name in SETS if "all" in options.sets else options.sets:
         if options.masks:

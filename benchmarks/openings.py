@@ -11,6 +11,7 @@ which ask for neither. Intervals over requests. Writes benchmarks/results/openin
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +47,7 @@ def main() -> None:
     requests = [torch.tensor([answer.prompt]) for answer in final.chat[:REQUESTS]]
     words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in WORDS.values()]
     rows: list[dict[str, Any]] = []
+    hashes: dict[str, str] = {}
 
     def add(mask: str, form: str, masks: Any) -> None:
         with wearing(targets, masks):
@@ -59,11 +61,15 @@ def main() -> None:
         for steps in (None, STEPS):
             path = RESULTS / f"{stem(name, steps)}.persona"
             if path.is_file():
-                for persona, found in load(path).personas.items():
+                artefact = load(path)
+                hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                assert artefact.model.fingerprint == fingerprint(targets), f"{path.name} is of another model"
+                for persona, found in artefact.personas.items():
                     add(persona, "short steps" if steps else "two rounds", found.masks)
     frame = {
         "requests": len(requests), "text_sha256": final.sha256, "dtype": dtype, "model": fingerprint(targets),
-        "versions": versions(), "machine": machine(), "command": "python -m benchmarks.openings",
+        "versions": versions(), "masks_sha256": hashes, "machine": machine(),
+        "command": "python -m benchmarks.openings",
     }  # fmt: skip
     print(write("openings", {**frame, "rows": rows}))
 

@@ -30,7 +30,7 @@ def table(name: str) -> str:
     rows = list(found["rows"])
     if extra := _evaluation(f"ai_persona_{name}_methods", like=found):
         rows += [row for row in extra["rows"] if row["kind"] == "method"]
-    if stepped := _evaluation(f"ai_persona_{name}_steps", like=found):
+    if stepped := _evaluation(f"ai_persona_{name}_steps", like=found, steps=True):
         [row] = [row for row in stepped["rows"] if row["name"] == "directed"]
         place = [row["name"] for row in rows].index("directed") + 1
         rows.insert(place, {**row, "name": f"{STEPPED} ({stepped['model']['dtype']})"})
@@ -49,14 +49,15 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "name": STEPPED} if row["name"] == "directed" else row
 
 
-def _evaluation(stem: str, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """What one result file found, None without it; on the same items and texts as `like`."""
+def _evaluation(stem: str, like: dict[str, Any] | None = None, *, steps: bool = False) -> dict[str, Any] | None:
+    """What one result file found, None without it; on the items and texts of `like`, in its dtype but for steps."""
     path = RESULTS / f"{stem}.json"
     if not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["evaluation"]
     if like is not None:
         assert found["data"]["test_sha256"] == like["data"]["test_sha256"], f"{stem} was measured on other items"
+        assert steps or found["model"]["dtype"] == like["model"]["dtype"], f"{stem} was measured in another dtype"
         assert found["text"]["sha256"] == like["text"]["sha256"], f"{stem} was measured on other texts"
     return found
 

@@ -80,7 +80,8 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
         "other": lambda: other_controls(bench, load(_other(name, steps))),
         ROUNDS: lambda: [bench.persona(replace(from_artefact(load(_masks(name, None)), found.contrast), name=ROUNDS))],
     }
-    for which in (HEADLINE, *([ROUNDS] if steps else []), *only):
+    rounds = [ROUNDS] if steps and _masks(name, None).is_file() else []
+    for which in (HEADLINE, *rounds, *only):
         if which in made:
             continue
         if which == "other" and not _other(name, steps).is_file():

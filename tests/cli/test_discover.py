@@ -39,6 +39,8 @@ def test_short_steps_keep_the_budget(cli: Cli, llama: Path, contrast: Path, here
     made = load(here / "loud-quiet.persona")
     for name in made:
         assert made[name].provenance.parameters["steps"] == 4
+        assert made[name].provenance.parameters["objective"] == "log-sigmoid"
+        assert made[name].dropped > 0
         assert made[name].provenance.measured["capability_loss_bound"] <= 0.5  # type: ignore[operator]
 
 

@@ -30,7 +30,7 @@ SHARE = 0.6
 @pytest.fixture(autouse=True)
 def larger_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARE", 0.02)  # of models of some ten thousand weights
-    monkeypatch.setattr(module, "PAIRS", 4)  # of six: steps differ
+    monkeypatch.setattr(module, "STEP_PAIRS", 4)  # of six: steps differ
 
 
 def session_on(tiny_model: TinyModel, *, paired: bool = True, resume: bool = False) -> Session:
@@ -39,6 +39,19 @@ def session_on(tiny_model: TinyModel, *, paired: bool = True, resume: bool = Fal
         warnings.simplefilter("ignore")
         contrast = small_contrast(6, paired=paired)
         return open_session(model, tokenizer, contrast, generic=small_generic(), resume=resume)
+
+
+def watched_prices(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The price after every step, as they come."""
+    real = module._next_price
+    seen: list[float] = []
+
+    def watched(*arguments: float) -> float:
+        seen.append(real(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(module, "_next_price", watched)
+    return seen
 
 
 def slow_log_p(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
@@ -90,7 +103,7 @@ def slow_sums(session: Session, pole: int, settings: Settings, steps: int) -> di
         if number:
             last = flat.sort(descending=True).values[number - 1]
             worn = {n: (s >= last) & (s > 0) for n, s in sums.items()}
-        some = [(step * module.PAIRS + i) % len(couples.couples) for i in range(module.PAIRS)]
+        some = [(step * module.STEP_PAIRS + i) % len(couples.couples) for i in range(module.STEP_PAIRS)]
         with wearing(session.targets, to_masks(worn)):
             value = torch.nn.functional.logsigmoid(slow_margins(session, couples, some)).mean()
             rises = torch.autograd.grad(value, list(parameters.values()))
@@ -118,10 +131,13 @@ def test_the_search_is_that_of_a_slow_oracle(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, pole: int, paired: bool
 ) -> None:
     monkeypatch.setattr(module, "LEAST_SLOPE", 0.0)
+    monkeypatch.setattr(module, "AIM", 0.001)  # so that the price moves
+    prices = watched_prices(monkeypatch)
     session = session_on(tiny_model, paired=paired)
     before = bits(session.model)
     family = stepped(session, SETTINGS, pole, SHARE)
     assert same_bits(session.model, before)
+    assert len(set(prices)) > 2
     sums = slow_sums(session, pole, SETTINGS, 5)
     order = torch.cat([s.flatten() for s in sums.values()]).argsort(descending=True)
     for number in (50, family.most):
@@ -219,11 +235,18 @@ def test_the_mask_grows_until_half_of_the_steps() -> None:
     assert _number(0, 1, 100) == 0
 
 
-def test_a_killed_search_goes_on_to_the_same_masks(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_killed_search_goes_on_to_the_same_masks(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, paired: bool
+) -> None:
     monkeypatch.setenv("PERSONAE_CHECKPOINT_SECONDS", "0")
-    whole = stepped(session_on(tiny_model), SETTINGS, 1, SHARE).at(200)
-    killed, session = session_on(tiny_model, resume=True), session_on(tiny_model, resume=True)
-    real, calls = module.divergence, 0
+    monkeypatch.setattr(module, "AIM", 0.001)
+    prices = watched_prices(monkeypatch)
+    whole = stepped(session_on(tiny_model, paired=paired), SETTINGS, 1, SHARE).at(200)
+    undisturbed = [*prices]
+    prices.clear()
+    killed, session = (session_on(tiny_model, paired=paired, resume=True) for _ in range(2))
+    real, calls = module.divergence_step, 0
 
     def dying(*arguments: Any) -> Any:
         nonlocal calls
@@ -232,13 +255,14 @@ def test_a_killed_search_goes_on_to_the_same_masks(tiny_model: TinyModel, monkey
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(module, "divergence", dying)
+    monkeypatch.setattr(module, "divergence_step", dying)
     with pytest.raises(KeyboardInterrupt):
         stepped(killed, SETTINGS, 1, SHARE)
     again = stepped(session, SETTINGS, 1, SHARE).at(200)
+    assert prices == undisturbed
     assert calls == 6  # three steps were kept, two were left
     assert all(torch.equal(whole[n], again[n]) for n in whole)
-    finished = stepped(session_on(tiny_model, resume=True), SETTINGS, 1, SHARE).at(200)
+    finished = stepped(session_on(tiny_model, paired=paired, resume=True), SETTINGS, 1, SHARE).at(200)
     assert calls == 6
     assert all(torch.equal(whole[n], finished[n]) for n in whole)
     assert session.checkpoint is not None
@@ -264,8 +288,56 @@ def test_discover_keeps_the_budget_and_leaves_the_model_as_it_was(tiny_model: Ti
         assert subnetwork.dropped
 
 
+def test_a_step_that_overflows_is_over_the_budget_and_adds_nothing(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = module.divergence_step, 0
+
+    def overflowing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        costs, rises = real(*arguments)
+        if calls == 2:
+            costs, rises = {n: c * math.nan for n, c in costs.items()}, rises * math.nan
+        return costs, rises
+
+    monkeypatch.setattr(module, "divergence_step", overflowing)
+    prices = watched_prices(monkeypatch)
+    family = stepped(session_on(tiny_model), SETTINGS, 0, SHARE)
+    assert all(math.isfinite(price) for price in prices)
+    assert prices[1] > prices[0]
+    assert sum(int(d.sum()) for d in family.at(100).values()) == 100
+
+
+def test_nothing_to_drop_and_budget_left_are_told_of(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny_model("llama")
+    options: dict[str, Any] = {"generic": small_generic(), "split_seed": None, "resume": False, "steps": 3}
+    with pytest.warns(UserWarning, match="short steps end at .* weights"):
+        discover(model, tokenizer, small_contrast(6), max_capability_loss=50.0, **options)
+    monkeypatch.setattr(module, "LEAST_SLOPE", 1.1)
+    with pytest.warns(UserWarning, match="no weight that it would drop"):
+        empty = discover(model, tokenizer, small_contrast(6), max_capability_loss=BUDGET, **options)
+    assert {p.dropped for p in empty.personas.values()} == {0}
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt2"])
+def test_fused_experts_and_transposed_weights_take_steps_too(tiny_model: TinyModel, architecture: str) -> None:
+    model, tokenizer = tiny_model(architecture)
+    model.to(torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session = open_session(model, tokenizer, small_contrast(6), generic=small_generic(), resume=False)
+        before = bits(model)
+        family = stepped(session, SETTINGS, 0, SHARE)
+    assert same_bits(model, before)
+    found = mean_log_probabilities(model, session.calibration)
+    with wearing(session.targets, to_masks(family.at(family.most))):
+        worn = mean_log_probabilities(model, session.calibration)
+    assert float(((worn - found)[:, 0] - (worn - found)[:, 1]).mean()) > 0
+
+
 def test_steps_find_the_plant(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropping the plant is what helps the negative pole; pairs are read as often as in one pass of eight rounds."""
+    """Dropping the plant is what helps the negative pole."""
     monkeypatch.setattr(module, "SHARE", 0.01)
     session = Session(planted.model, None, planted.targets, planted.calibration, planted.generic)  # type: ignore[arg-type]
     number = sum(int(p.sum()) for p in planted.plant.values())

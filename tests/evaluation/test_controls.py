@@ -107,7 +107,7 @@ def test_shuffled_labels_take_short_steps_where_the_persona_did(
     result = evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session, resamples=50)
     row, own = result["shuffled"], result["directed"]
     assert (row.sparsity_positive, row.sparsity_negative) == (own.sparsity_positive, own.sparsity_negative)
-    assert row.cost == own.cost == "3 backwards"
+    assert row.cost == own.cost == "3 backwards of 8 pairs"
     assert [pole for _, _, pole, _ in seen] == [0, 1]
     assert {settings.steps for _, settings, _, _ in seen} == {3}
     assert all(calibration != session.calibration for calibration, *_ in seen)

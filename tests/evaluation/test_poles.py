@@ -25,7 +25,7 @@ ArtefactOf = Callable[..., Artefact]
 
 def test_what_each_method_costs() -> None:
     assert cost_of("directed") == "one backward"
-    assert cost_of("directed", 75) == "75 backwards"
+    assert cost_of("directed", 75) == "75 backwards of 8 pairs"
     assert cost_of("magnitude") == cost_of("random") == "none"
     assert {cost_of(m) for m in ("wanda", "sparsegpt", "contrastive-sparse", "generic")} == {"forward-only"}
     assert cost_of("union") == "unknown"
@@ -58,8 +58,9 @@ def test_settings_take_over_the_budget_or_the_share(
     again = settings_for("directed", fixed, contrast)
     assert (again.cheap_share, again.drop_share, again.max_capability_loss) == (0.1, 0.01, None)
     stepped = artefact_of(model, contrast, max_capability_loss=0.2, cheap_share=0.6, steps=5)
-    assert from_artefact(stepped, contrast).cost == "5 backwards"
-    once_more = settings_for("directed", stepped, contrast)  # the control with exchanged labels steps too
+    assert from_artefact(stepped, contrast).cost == "5 backwards of 8 pairs"
+    once_more = settings_for("directed", stepped, contrast)
+    assert from_artefact(stepped, contrast).in_steps == once_more
     assert (once_more.steps, once_more.rounds) == (5, None)
     assert settings_for("wanda", stepped, contrast).steps is None
     assert settings_for("wanda", fixed, contrast).sparsity == fixed["loud"].provenance.sparsity

@@ -152,7 +152,8 @@ def _discovered(artefact: Artefact) -> tuple[str | None, str]:
     words = ["personae", "discover", first.calibration.name, "--method", first.method]
     budget = given.get("max_capability_loss")
     names = ("max_capability_loss",) if budget is not None else ("cheap_share", "drop_share", "sparsity")
-    for name in (*names, "selection", "statistic", "phi", "tokens", "rank_by", "objective", "own_weight", "rounds"):
+    options = ("selection", "statistic", "phi", "tokens", "rank_by", "objective", "own_weight", "rounds", "steps")
+    for name in (*names, *options):
         if given.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(given[name])]
     if given.get("isolated"):

@@ -106,8 +106,8 @@ def stability(
     split_seed: of the split whose calibration part calibrated them; None: all of the contrast did. generic: generic
     text or its source, as `discover` takes it. session: one opened on those items, whose generic text then counts.
     Masks within a budget took several rounds (or short steps) and as many weights as the budget allowed; resamples take
-    one round (as many steps) and exactly as many weights. Costs what `resamples` first rounds of discovery cost. The
-    model is left as it was.
+    one round (as many steps) and exactly as many weights. Costs what `resamples` first rounds (searches in steps)
+    of discovery cost. The model is left as it was.
 
     Errors: `OptionError` for personas that are no pole of the contrast, or whose method reads no calibration items, and
     for fewer than 2 resamples; `MaskMismatchError` for another model (allow_other_weights: only a warning if names and

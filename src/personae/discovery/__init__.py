@@ -28,7 +28,7 @@ from personae.discovery.selection import drop_highest, drop_lowest, drop_n_of_m
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_BUDGET, DEFAULT_ROUNDS, METHODS, Settings
 from personae.discovery.statistics import InputStatistics, collect_statistics, merge, site
-from personae.discovery.steps import family_of, stepped
+from personae.discovery.steps import STEP_PAIRS, family_of, stepped
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -36,6 +36,7 @@ __all__ = [
     "DEV_ITEMS",
     "METHODS",
     "READ_ANSWERS",
+    "STEP_PAIRS",
     "Calibration",
     "Capability",
     "Checkpoint",

@@ -93,7 +93,13 @@ def attribute(
             checkpoint.finish(done, {names[key]: b for key, b in buffers.items()})
     for buffer in buffers.values():
         buffer.div_(scale)
-    return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+    return by_target(targets, buffers)
+
+
+def by_target(targets: Sequence[Target], buffers: Mapping[int, torch.Tensor]) -> Gradients:
+    """The sums of stored parameters (by their id) by target, on the CPU; experts of one parameter share its copy."""
+    moved = {key: buffer.cpu() for key, buffer in buffers.items()}
+    return {t.name: t.view_of(moved[id(t.parameter)]) for t in targets}
 
 
 def attribution_batch_tokens(model: nn.Module) -> int:
@@ -132,7 +138,7 @@ def squared_gradients(
                 checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
         if checkpoint:
             checkpoint.finish(len(texts), {names[key]: b for key, b in buffers.items()})
-    return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+    return by_target(targets, buffers)
 
 
 _PREFIX = "prefix|"  # before the names of what belongs to the shared beginning of the prompts

@@ -46,6 +46,7 @@ from personae.subnetwork import Artefact, CalibrationIdentity, Mask, ModelIdenti
 
 ISOLATED_WEIGHTS = (0.25, 0.5, 1.0)  # λ of the isolated form, chosen on dev
 DEV_ITEMS = 96  # items of the dev part that choose between cheap shares; more costs time and decides no better
+ROOM = 0.5  # of a budget: where short steps leave more of it, they say so
 FIRST_PROBE = 0.001  # share of weights the search for the budget tries first
 
 
@@ -267,6 +268,13 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
             read: dict[int, Capability] = {}
             probe = _bound(session, family, text, base, read, tick)
             number, bound = largest_within(probe, family.most, budget, start=start)
+        if not family.most:
+            warnings.warn(f"{settings.method} found no weight that it would drop ({title}): empty mask.", stacklevel=3)
+        if settings.steps and number == family.most and 0 < bound < ROOM * budget:
+            warnings.warn(
+                f"short steps end at {number:,} weights ({title}), which cost at most {bound:.3f} of {budget:g} nats a "
+                "token: --rounds can use the rest of the budget.", stacklevel=3,
+            )  # fmt: skip
         if read and not number:
             least = min(read)
             costs, most = read[least].loss(base), read[least].loss_bound(base)

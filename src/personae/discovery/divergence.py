@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from personae.discovery.attribution import Gradients, gradients_on, restore_sums
+from personae.discovery.attribution import Gradients, by_target, gradients_on, restore_sums
 from personae.discovery.resume import Checkpoint
 from personae.errors import DataError
 from personae.models import Batch, Encoded, Target, head_on, sequence_batches
@@ -58,10 +58,10 @@ def divergence_gradient(
                 checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
         if checkpoint:
             checkpoint.finish(len(batches), {names[key]: b for key, b in buffers.items()})
-    return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}
+    return by_target(targets, buffers)
 
 
-def divergence(
+def divergence_step(
     model: nn.Module,
     targets: Sequence[Target],
     masks: Mapping[str, Mask],
@@ -80,7 +80,7 @@ def divergence(
     with gradients_on(model, targets) as buffers:
         for batch in batches:
             rises[list(batch.items)] = _add(model, targets, masks, batch.to(device), tokens)
-    return {t.name: t.view_of(buffers[id(t.parameter)].cpu()) for t in targets}, rises
+    return by_target(targets, buffers), rises
 
 
 def _add(
@@ -94,7 +94,7 @@ def _add(
         ((base.exp() * (base - worn)).sum() / tokens).backward()  # type: ignore[no-untyped-call]
     counted = _predicted(batch)
     said = batch.ids[counted][:, None]
-    rise = (base.gather(1, said) - worn.detach().gather(1, said))[:, 0].double().cpu()
+    rise = (base.gather(1, said) - worn.detach().gather(1, said))[:, 0].cpu().double()
     numbers = counted.sum(dim=1).tolist()
     parts = torch.split(rise, numbers)
     return torch.tensor([[float(part.sum()), len(part)] for part in parts], dtype=torch.float64)

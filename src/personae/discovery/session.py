@@ -36,7 +36,6 @@ from personae.discovery.settings import Settings
 from personae.discovery.statistics import Statistics, collect_statistics, site
 from personae.errors import OptionError
 from personae.models import Encoded, Target
-from personae.runtime import wearing
 from personae.subnetwork import Mask
 
 COST_WEIGHT = 0.3  # λ of `Session.refined`, chosen on dev: 1 gave up more gain than it saved
@@ -87,16 +86,11 @@ class Session:
                 other.__dict__[name] = self.__dict__[name]
         return other
 
-    @property
-    def passes(self) -> int:
-        """How many passes have a place where their sums are kept."""
-        return len(self._kept)
-
-    def forget(self, since: int = 0) -> None:
-        """Remove what was kept for the case of a kill, of passes from number `since` on: what it was for is done."""
-        for checkpoint in self._kept[since:]:
+    def forget(self) -> None:
+        """Remove what was kept for the case of a kill: what it was for is done."""
+        for checkpoint in self._kept:
             checkpoint.clear()
-        del self._kept[since:]
+        self._kept.clear()
 
     # --- what is computed once ---------------------------------------------------------------------------
 
@@ -159,17 +153,10 @@ class Session:
                 self._base[items] = mean_log_probabilities(self.model, items, tick=tick)
         return self._base[items]
 
-    def gains_under(self, worn: Dropped, questions: list[WeightedQuestion], title: str) -> Gradients:
-        """H = −w·g of weighted questions, g taken under a mask; w are the base weights, of dropped ones too."""
-        return self._gains_of(questions, title, to_masks(worn))
-
-    def _gains_of(
-        self, questions: list[WeightedQuestion], title: str, masks: Mapping[str, Mask] | None = None
-    ) -> Gradients:
+    def _gains_of(self, questions: list[WeightedQuestion], title: str) -> Gradients:
         body = [[q.question.prompt, q.question.answers, q.weights] for q in questions]
-        under = [] if masks is None else [hash_of(masks)]
-        checkpoint = self.checkpoint_of("attribution", body, attribution_batch_tokens(self.model), *under)
-        with self.progress(f"attribution ({title})", len(questions)) as tick, wearing(self.targets, masks or {}):
+        checkpoint = self.checkpoint_of("attribution", body, attribution_batch_tokens(self.model))
+        with self.progress(f"attribution ({title})", len(questions)) as tick:
             gradients = attribute(self.model, self.targets, questions, tick=tick, checkpoint=checkpoint)
         experts = {t.name for t in self.targets if t.expert is not None}
         _warn_of({n for n in experts if not gradients[n].any()}, "calibration answers")
@@ -290,6 +277,11 @@ class Session:
         order = {n: self.by_price(n, h - weight * costs[n].clamp(min=0), settings.rank_by) for n, h in gains.items()}
         ranking = rank(order, self.candidates(cheap_share))
         return Family(ranking.drop, len(ranking), self.size)
+
+    def prepare_price(self, rank_by: str) -> None:
+        """Compute now what `by_price` needs."""
+        if rank_by != "gain":
+            _ = self._root_price
 
     def by_price(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
         """What orders candidates: gain/√D, or the gain itself."""

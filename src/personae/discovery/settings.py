@@ -37,7 +37,8 @@ class Settings:
     forward: of `directed-forward`, 'lean' or 'separation'.
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
     steps: of `directed` within a budget, in place of rounds: so many short steps, each with gains and costs of a few
-    texts under the mask of the steps before (`steps.stepped`).
+    texts under the mask of the steps before (`steps.stepped`). Their objective is always 'log-sigmoid', and their masks
+    end at 0.04 % of the target weights.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """
@@ -142,6 +143,8 @@ class Settings:
         fixed = own_share or self.sparsity is not None or self.n_m is not None
         if not fixed and self.max_capability_loss is None:
             return replace(self, max_capability_loss=DEFAULT_BUDGET).checked()
+        if self.steps and self.objective == "margin":  # what steps take, whether it is asked for or not
+            return replace(self, objective="log-sigmoid").checked()
         in_rounds = self.method == "directed" and self.max_capability_loss is not None and self.steps is None
         if in_rounds and self.rounds is None:
             return replace(self, rounds=DEFAULT_ROUNDS)

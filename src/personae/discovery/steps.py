@@ -2,20 +2,22 @@
 
 One pass over all pairs at the bare model orders weights by what each would bring alone, to pairs that are won by far as
 much as to those that are lost, and it knows nothing of what weights do together. Here the order is made in T steps
-instead, for the price of the same pass. A mask M_t, empty at first; at step t, for the pole it is for:
+instead; with T = pairs / `STEP_PAIRS` they read each pair as often as that pass, for each pole. A mask M_t, empty at
+first; at step t, for the pole it is for:
 
-1. Δ_i, the margins of the next `PAIRS` pairs under M_t; H = −w·∂/∂w of the mean of log σ(Δ_i). Pairs that are won by
-   far count little in it, and those with σ(−Δ_i) below `LEAST_SLOPE` are left out.
+1. Δ_i, the margins of the next `STEP_PAIRS` pairs under M_t; H = −w·∂/∂w of the mean of log σ(Δ_i). Pairs that are won
+   by far count little in it, and those with σ(−Δ_i) below `LEAST_SLOPE` are left out.
 2. K, the divergence a token from the base model on the next few generic texts under M_t; C = −w·∂K/∂w (`divergence`).
-3. Scores add up: S ← S + (H − μ_t·C)/√D on the candidates, C at least 0 for weights not dropped (mending the mask is
-   no reason to drop more). What one batch says by chance goes under in the sum; what stays true under the mask stays.
+3. Scores add up: S ← S + (H − μ_t·C)/√D on the candidates (by 'gain': without √D), C at least 0 for weights not dropped
+   (mending the mask is no reason to drop more). What one batch says by chance goes under in the sum; what stays true
+   under the mask stays.
 4. M_{t+1}: the weights with the largest S > 0, as many as `SHARE` of the targets by half of the steps, and less before
    in proportion. So a step drops and gives back.
-5. μ rises while the loss (the rise of the likelihood on the texts of the last `WINDOW` steps, the larger of chat
-   answers and plain text) is above `AIM` of the budget and falls while it is below, between μ₀ = `PRICE`·log 2 / budget
-   and `DEAREST` times that.
+5. μ, between μ₀ = `PRICE`·log 2 / budget and `DEAREST` times that: it rises while the loss is above `AIM` of the budget
+   and falls while it is below, by e^`RATE` a step at most. The loss is the rise of the negative log-likelihood on the
+   texts of the last `WINDOW` steps, the larger of chat answers and plain text.
 
-The last S orders a family of masks, from which the budget takes the largest by its upper bound.
+The last S orders a family of masks that ends at `SHARE`; the budget takes the largest of them that keeps its bound.
 
 Scores that collect gradients while the mask they make is worn are how subnetworks are found in networks that are not
 trained (edge-popup, Ramanujan et al. 2020, arXiv:1911.13299); there and here no weight changes. Unpaired answers are
@@ -31,7 +33,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from personae.discovery.attribution import Gradients, WeightedQuestion, attribute
-from personae.discovery.divergence import divergence
+from personae.discovery.divergence import divergence_step
 from personae.discovery.generic import GenericText
 from personae.discovery.selection import Dropped, count, rank
 from personae.discovery.session import Family, Pole, Session, to_masks
@@ -39,7 +41,7 @@ from personae.discovery.settings import Settings
 from personae.models import Encoded, Question, score_continuations
 from personae.runtime import wearing
 
-PAIRS = 8  # a step
+STEP_PAIRS = 8
 CHAT, EVERY = 4, 2  # chat answers a step; a window of plain text every second one
 LEAST_SLOPE = 0.05
 SHARE = 0.0004  # of the target weights: the largest mask
@@ -63,11 +65,19 @@ def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float
     assert settings.max_capability_loss is not None
     couples = _Couples.of(session, pole, settings)
     candidates = session.candidates(cheap_share)
+    session.prepare_price(settings.rank_by)  # before the steps hold gradients
     most = max(count(SHARE, session.size), 1)
     lowest = PRICE * math.log(2) / settings.max_capability_loss
     sums = {t.name: torch.zeros(t.shape) for t in session.targets}
     kept = session.checkpoint_of(
-        "steps", pole, cheap_share, asdict(settings), session.generic.sha256, session.generic.answers, couples.ids
+        "steps",
+        pole,
+        cheap_share,
+        asdict(settings),
+        session.tokens,
+        session.generic.sha256,
+        session.generic.answers,
+        couples.ids,
     )
     found = kept.load() if kept is not None else None
     done, price, losses = 0, lowest, torch.full((WINDOW, 2, 2), 0.0, dtype=torch.float64)
@@ -84,12 +94,13 @@ def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float
             worn = _highest(sums, _number(step, settings.steps, most))
             gains = _gradients(session, couples.at(step), couples, worn)
             chat, plain = _texts(session.generic, step)
-            costs, rises = divergence(session.model, session.targets, to_masks(worn), chat + plain)
+            costs, rises = divergence_step(session.model, session.targets, to_masks(worn), chat + plain)
             for target in session.targets:
                 name, weight = target.name, target.weight.to("cpu", torch.float32)
                 gain, cost = gains.pop(name).mul_(weight).neg_(), costs.pop(name).mul_(weight).neg_()
                 value = gain.sub_(price * torch.where(worn[name], cost, cost.clamp(min=0)))
-                sums[name] += session.by_price(name, value, settings.rank_by) * candidates[name]
+                value = session.by_price(name, value, settings.rank_by).nan_to_num_(0.0, 0.0, 0.0)  # float16 overflows
+                sums[name] += value * candidates[name]
             losses[step % WINDOW] = torch.stack([rises[: len(chat)].sum(0), rises[len(chat) :].sum(0)])
             price = _next_price(price, _loss(losses) / (AIM * settings.max_capability_loss), lowest)
             if kept is not None and kept.due():
@@ -133,9 +144,9 @@ class _Couples:
         return replace(alone, base=alone.margins(session, range(len(coupled))))
 
     def at(self, step: int) -> list[int]:
-        """The couples of a step: the next `PAIRS`, again from the first after the last; all of a smaller set."""
+        """The couples of a step: the next `STEP_PAIRS`, again from the first after the last; all of a smaller set."""
         number = len(self.couples)
-        return [(step * PAIRS + i) % number for i in range(min(PAIRS, number))]
+        return [(step * STEP_PAIRS + i) % number for i in range(min(STEP_PAIRS, number))]
 
     def margins(self, session: Session, some: Sequence[int]) -> torch.Tensor:
         """Δ of couples under whatever the model wears, less `base`, (some,) float64."""
@@ -145,7 +156,10 @@ class _Couples:
         return own - rival - self.base[list(some)]
 
     def weighted(self, some: Sequence[int], slopes: torch.Tensor) -> list[WeightedQuestion]:
-        """Questions whose weighted log-probabilities have the gradient of mean log σ(Δ), β·log p(own) in Δ."""
+        """Questions whose weighted log-probabilities have the gradient of Σ σ(−Δ)·(Δ + β·log p(own)) / pairs, σ held.
+
+        Without β that is the gradient of mean log σ(Δ). Couples under `LEAST_SLOPE` are left out whole.
+        """
         found = []
         for i, slope in zip(some, slopes.tolist(), strict=True):
             if slope < LEAST_SLOPE:
@@ -197,12 +211,13 @@ _SAMPLED = 64
 
 def _loss(losses: torch.Tensor) -> float:
     """The larger rise of the two kinds of text, nats a token. losses: (rise, tokens) a step and kind, (steps, 2, 2)."""
-    total = losses.sum(0)
+    total = losses.sum(0)  # torch's max passes on what is no number
     return float((total[:, 0] / total[:, 1].clamp(min=1)).max())
 
 
 def _next_price(price: float, used: float, lowest: float) -> float:
-    """μ after a step; used: the loss over what is aimed at."""
+    """μ after a step; used: the loss over what is aimed at, no number where the model overflowed."""
+    used = used if math.isfinite(used) else math.inf
     return min(max(price * math.exp(RATE * min(max(used - 1.0, -1.0), 1.0)), lowest), DEAREST * lowest)
 
 

@@ -63,7 +63,7 @@ def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) 
     """
     items = encode_contrast(bench.model, shared.tokenizer, shared.calibration.shuffled_labels(seed))
     session = shared.session.with_calibration(items)
-    settings = Settings(steps=poles.steps, max_capability_loss=poles.budget) if poles.steps else Settings(rounds=1)
+    settings = poles.in_steps or Settings(rounds=1)
     masks = []
     for pole, (own, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True)):
         if cheap is None:
@@ -72,7 +72,7 @@ def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) 
     pair = (masks[0], masks[1])
     sides, loss = bench.both("shuffled", pair)
     return Condition(
-        "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed", poles.steps),
+        "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed", settings.steps),
         seeds=(seed,), note="as many weights, found from the same pairs with half of the labels exchanged",
     )  # fmt: skip
 

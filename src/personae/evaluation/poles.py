@@ -9,7 +9,17 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from personae.discovery import DEFAULT_BUDGET, METHODS, Calibration, Session, Settings, choose, metered, to_masks
+from personae.discovery import (
+    DEFAULT_BUDGET,
+    METHODS,
+    STEP_PAIRS,
+    Calibration,
+    Session,
+    Settings,
+    choose,
+    metered,
+    to_masks,
+)
 from personae.errors import DataError, UnknownPersonaError
 from personae.models import Target
 from personae.personas import Contrast, split
@@ -36,8 +46,8 @@ _NO_STATISTICS = ("magnitude", "random")
 class Poles:
     """Masks of both poles under one name. cheap_shares: c of each pole, None where the method has no candidates.
 
-    budget: the capability loss it was allowed, None where shares were asked for instead. steps: how many, where the
-    masks were found in short steps.
+    budget: the capability loss it was allowed, None where shares were asked for instead. in_steps: the
+    settings, where the masks were found in short steps.
     """
 
     name: str
@@ -48,7 +58,7 @@ class Poles:
     cost: str
     note: str = ""
     peak_bytes: int | None = None
-    steps: int | None = None
+    in_steps: Settings | None = None
 
 
 def dropped(masks: Masks) -> int:
@@ -57,10 +67,10 @@ def dropped(masks: Masks) -> int:
 
 
 def cost_of(method: str, steps: int | None = None) -> str:
-    """'none', 'forward-only', 'one backward', of short steps their number ('75 backwards'); 'unknown' for what is no
-    method of discovery (set algebra)."""
+    """'none', 'forward-only', 'one backward', of short steps '75 backwards of 8 pairs'; 'unknown' for what is no method
+    of discovery (set algebra)."""
     if method == "directed":
-        return f"{steps} backwards" if steps else "one backward"
+        return f"{steps} backwards of {STEP_PAIRS} pairs" if steps else "one backward"
     if method in _NO_STATISTICS:
         return "none"
     return "forward-only" if method in METHODS else "unknown"
@@ -72,17 +82,18 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     records = [p.provenance for p in parts]
     seconds = [r.measured.get("seconds_of_discovery") for r in records]
     peaks = [r.measured.get("peak_bytes_of_discovery") for r in records]
-    steps = _number(records[0].parameters, "steps")
+    stepped = records[0].parameters.get("steps") is not None
+    settings = settings_for("directed", artefact, contrast) if stepped else None
     return Poles(
         name=records[0].method if records[0].method == records[1].method else "artefact",
         masks=(parts[0].masks, parts[1].masks),
         cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
         budget=_number(records[0].parameters, "max_capability_loss"),
         seconds=max((float(s) for s in seconds if isinstance(s, (int, float))), default=None),
-        cost=cost_of(records[0].method, None if steps is None else int(steps)),
+        cost=cost_of(records[0].method, settings.steps if settings else None),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
-        steps=None if steps is None else int(steps),
+        in_steps=settings,
     )
 
 
@@ -99,7 +110,7 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,
-        steps=settings.steps,
+        in_steps=settings if settings.steps else None,
     )
 
 

@@ -157,7 +157,6 @@ class Finder:
         persona = [to_masks(d) for d in dropped]
         numbers = [sum(m.dropped for m in masks.values()) for masks in persona]
         shuffled = [to_masks(family_of(exchanged, settings, pole, cheap[pole]).at(numbers[pole])) for pole in (0, 1)]
-        exchanged.forget()
         losses = [self.loss(masks, whole) for masks in persona]
         whole.forget()
         return {
