@@ -211,6 +211,19 @@ def test_an_artefact_by_block_and_projection(tmp_path: Path) -> None:
     )
 
 
+def test_the_command_of_short_steps_asks_for_them(tmp_path: Path) -> None:
+    parameters = {"max_capability_loss": 0.05, "objective": "log-sigmoid", "steps": 16, "seed": 0}
+    record = Provenance(
+        method="directed", sparsity=0.2, parameters=parameters,
+        calibration=CalibrationIdentity(name="introvert-extravert", sha256="ab", items=10, licence="Apache-2.0"),
+    )  # fmt: skip
+    artefact(Subnetwork("bold", random_masks(SHAPES, 0.2, 0), record)).save(tmp_path / "m.persona")
+    assert report([tmp_path / "m.persona"]).parts[0].command == (
+        "personae discover introvert-extravert --method directed --max-capability-loss 0.05 --objective log-sigmoid "
+        "--steps 16 --seed 0"
+    )
+
+
 def test_an_artefact_whose_source_is_not_built_in_has_no_command(tmp_path: Path) -> None:
     artefact(subnetwork("bold", random_masks(SHAPES, 0.2, 0))).save(tmp_path / "m.persona")
     part = report([tmp_path / "m.persona"]).parts[0]
