@@ -21,7 +21,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.common import EVALS, RESULTS, data, machine, texts, write
+from benchmarks.common import EVALS, RESULTS, SEARCH_ANSWERS, data, machine, texts, write
 from personae import load, load_contrast, load_model
 from personae.cli.console import bar
 from personae.discovery import discover, open_session, versions
@@ -57,12 +57,12 @@ def prepared(contrast: Contrast) -> Contrast:
     return dataclasses.replace(contrast, pairs=kept.pairs + parts.dev.pairs + parts.test.pairs)
 
 
-def run(name: str, dtype: str, steps: int | None = None) -> dict[str, Any]:
+def run(name: str, dtype: str, steps: int | None = None, answers: int | None = None) -> dict[str, Any]:
     """`directed` within the budget, the system prompt, and the controls."""
     model, tokenizer = load_model(dtype=dtype)
     contrast = prepared(contrast_of(name))
-    generic, final = texts(tokenizer)
-    artefact = headline(name, model, tokenizer, steps)
+    artefact = headline(name, model, tokenizer, steps, answers)
+    generic, final = texts(tokenizer, answers=answers_of(artefact))
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, progress=bar)
     result = evaluate(model, tokenizer, contrast, artefact, session=session, capability_text=final, progress=bar)
     session.forget()
@@ -75,10 +75,20 @@ def stem(name: str, steps: int | None) -> str:
     return f"ai_persona_{name}" + ("_steps" if steps else "")
 
 
+def answers_of(artefact: Artefact) -> int:
+    """Chat answers in either half of the generic text that masks were found with."""
+    text: Any = artefact.metadata["generic_text"]
+    return int(text["answers"])
+
+
 def headline(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int | None = None
-) -> Artefact:
-    """The masks of `directed` within the budget; those of an earlier run where data, model, dtype and version agree."""
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int | None = None,
+    answers: int | None = None,
+) -> Artefact:  # fmt: skip
+    """The masks of `directed` within the budget; those of an earlier run where data, model, dtype and version agree.
+
+    answers: chat answers in either half of the generic text; None: those of the earlier run, or 64.
+    """
     path = RESULTS / f"{stem(name, steps)}.persona"
     contrast = prepared(contrast_of(name))
     if path.is_file():
@@ -89,12 +99,13 @@ def headline(
             and record.calibration.sha256 == split(contrast).calibration.sha256
             and record.parameters.get("max_capability_loss") == BUDGET
             and record.parameters.get("steps") == steps
+            and answers in (None, answers_of(kept))
             and record.versions == versions()
             and kept.model.fingerprint == fingerprint(find_targets(model))
             and kept.model.dtype == str(model.dtype).removeprefix("torch.")
         ):
             return kept
-    generic, _ = texts(tokenizer)
+    generic, _ = texts(tokenizer, answers=answers or SEARCH_ANSWERS)
     artefact = discover(
         model, tokenizer, contrast, generic=generic, max_capability_loss=BUDGET, steps=steps, progress=bar
     )
@@ -149,6 +160,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", help="these methods (none named: all) instead of directed")
     parser.add_argument("--masks", action="store_true", help="discover the masks of directed and end there")
     parser.add_argument("--steps", action="store_const", const=STEPS, help="directed in short steps instead of rounds")
+    parser.add_argument("--answers", type=int, help="chat answers in either half of the generic text; default: 64")
     parser.add_argument("--dtype", help="default: float32, with --steps bfloat16")
     options = parser.parse_args()
     if options.steps and options.methods is not None:
@@ -156,11 +168,11 @@ def main() -> None:
     dtype = options.dtype or ("bfloat16" if options.steps else "float32")
     for name in SETS if "all" in options.sets else options.sets:
         if options.masks:
-            headline(name, *load_model(dtype=dtype), options.steps)
+            headline(name, *load_model(dtype=dtype), options.steps, options.answers)
         elif options.methods is not None:
             run_methods(name, dtype, options.methods or METHODS)
         else:
-            print(write(stem(name, options.steps), run(name, dtype, options.steps)))
+            print(write(stem(name, options.steps), run(name, dtype, options.steps, options.answers)))
 
 
 if __name__ == "__main__":

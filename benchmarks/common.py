@@ -21,6 +21,9 @@ DATA = Path(os.environ.get("PERSONAE_DATA", ROOT.parent / "shared" / "data"))
 EVALS = "anthropic_evals/advanced-ai-risk/lm_generated_evals"
 
 
+SEARCH_ANSWERS = 64  # read by the divergence and by each probe of the budget
+
+
 def data(path: str) -> Path:
     """A file of the public data; the benchmark ends with a reason where it is absent."""
     found = DATA / path
@@ -40,31 +43,31 @@ def mind_answers(tokenizer: Any, dimension: str, number: int, seed: int = 0) -> 
     return tuple(chosen)
 
 
-SEARCH_ANSWERS = 64  # read by the divergence and by each probe of the budget
-
-
-def texts(tokenizer: Any, names: tuple[str, ...] = ("SN", "JP", "EI")) -> tuple[GenericText, CapabilityText]:
+def texts(
+    tokenizer: Any, names: tuple[str, ...] = ("SN", "JP", "EI"), *, answers: int = SEARCH_ANSWERS
+) -> tuple[GenericText, CapabilityText]:
     """(generic text for cheapness, price and budget; the text of the final figures), with nothing in common.
 
     Generic: the first half of WikiText-2 validation and answers of the mbti files `names` in turn (a contrast
     leaves its own file out). Final: the
-    second half, and 200 answers of TF_dev (METHODS section 7). The mbti files share no instruction.
+    second half, and 200 answers of TF_dev (METHODS section 7). The mbti files share no instruction. answers: so many in
+    the half that calibrates and in the one that measures, and plain windows in proportion.
     """
     wiki = windows(tokenizer, data("wikitext2_tokenised/wikitext-2/valid.txt").read_text("utf-8"))
     half = len(wiki) // 2
-    number = 2 * SEARCH_ANSWERS
+    number, windows_read = 2 * answers, 44 * answers // SEARCH_ANSWERS
     files = [mind_answers(tokenizer, name, 2 * math.ceil(number / (2 * len(names)))) for name in names]
     poles = [part for file in files for part in (file[: len(file) // 2], file[len(file) // 2 :])]
     chat = [answer for row in zip(*poles, strict=True) for answer in row]
     # Every second text calibrates: an offset of one from row to row gives both halves each file and pole equally.
     width = len(poles)
     chat = [chat[width * (i // width) + (i + i // width) % width] for i in range(len(chat))][:number]
-    plain = wiki[:half][:: max(half // 44, 1)][:44]
+    plain = wiki[:half][:: max(half // windows_read, 1)][:windows_read]
     generic = GenericText(
         plain,
         tuple(chat),
         "WikiText-2 validation (1st half), mbti/{" + ",".join(names) + "}_dev",
-        answers=SEARCH_ANSWERS,
+        answers=answers,
     )
     final = CapabilityText(
         wiki[half:][:: max(half // 24, 1)][:24],

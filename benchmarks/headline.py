@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.ai_persona import BUDGET, SETS, STEPS, contrast_of, headline, prepared
+from benchmarks.ai_persona import BUDGET, SETS, STEPS, answers_of, contrast_of, headline, prepared
 from benchmarks.common import RESULTS, machine, texts, write
 from personae import load_model
 from personae.cli.console import bar
@@ -46,7 +46,7 @@ def opened(name: str, dtype: str, steps: int | None = None) -> Opened:
     contrast = prepared(contrast_of(name))
     parts = split(contrast)
     artefact = headline(name, model, tokenizer, steps)
-    generic, final = texts(tokenizer)
+    generic, final = texts(tokenizer, answers=answers_of(artefact))
     session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
     frame = {
         "set": name, "dtype": dtype, "budget": BUDGET, "fingerprint": fingerprint(session.targets),

@@ -40,7 +40,9 @@ def test_the_frame_is_that_of_the_committed_files(
     monkeypatch.setattr(shared, "contrast_of", lambda name: contrast)
     monkeypatch.setattr(shared, "prepared", lambda found: found)
     monkeypatch.setattr(shared, "headline", lambda name, *_: f"masks of {name}")
-    monkeypatch.setattr(shared, "texts", lambda _: (small_generic(), "final"))
+    monkeypatch.setattr(shared, "answers_of", lambda artefact: {"masks of power": 192}[artefact])
+    read: list[int] = []
+    monkeypatch.setattr(shared, "texts", lambda _, answers: read.append(answers) or (small_generic(), "final"))
     found = shared.opened("power", "float32")
     parts = split(contrast)
     assert found.frame == {
@@ -48,6 +50,7 @@ def test_the_frame_is_that_of_the_committed_files(
         "versions": versions(), "calibration_sha256": parts.calibration.sha256, "test_sha256": parts.test.sha256,
     }  # fmt: skip
     assert (found.artefact, found.final) == ("masks of power", "final")
+    assert read == [192]  # the text that the masks were found with
     committed = json.loads((ROOT / "benchmarks" / "results" / "frontier_power.json").read_text(encoding="utf-8"))
     written = shared.write_framed("frontier", "power", {**found.frame, "text_sha256": "0"}, points=[])
     assert json.loads(written.read_text(encoding="utf-8")).keys() == committed.keys()
