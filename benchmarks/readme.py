@@ -37,11 +37,10 @@ def table(name: str) -> str:
     return "\n".join(_lines(name, found, rows))
 
 
-def stepped_table(name: str) -> str | None:
-    """Short steps on one set, with the base model and controls of the same size in the same dtype; None: not run."""
+def stepped_table(name: str) -> str:
+    """Short steps on one set, with the base model and controls of the same size in the same dtype."""
     found = _evaluation(f"ai_persona_{name}_steps")
-    if found is None:
-        return None
+    assert found is not None
     return "\n".join(_lines(name, found, [_renamed(row) for row in found["rows"]]))
 
 

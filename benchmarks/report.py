@@ -84,10 +84,9 @@ def _headlines() -> Iterator[str]:
         if _read(f"ai_persona_{name}"):
             yield table(name) + "\n"
     for name in SETS:
-        if made := stepped_table(name):
+        if found := _read(f"ai_persona_{name}_steps"):
             yield f"## Short steps, with controls of their size: {SETS[name]}\n"
-            yield made
-            yield f"\n`{_read(f'ai_persona_{name}_steps')['command']}`\n"
+            yield f"{stepped_table(name)}\n\n`{found['command']}`\n"
 
 
 def _rivals() -> Iterator[str]:
