@@ -40,18 +40,14 @@ def divergence_gradient(
     as true of dropped weights (at zero) as of kept ones. Base and masked model run batch after batch; nothing of
     the size of the vocabulary is kept. Errors: `DataError` without texts.
     """
-    if not texts:
-        raise DataError("no texts to take a divergence on.")
-    batches = sequence_batches(texts, batch_tokens=batch_tokens)
-    tokens = sum(int(b.counted[:, 1:].sum()) for b in batches)
-    device = next(model.parameters()).device
+    batches, tokens = _batches(model, texts, batch_tokens)
     names = {id(p): n for n, p in model.named_parameters()}
     with gradients_on(model, targets) as buffers:
         done, _ = restore_sums(buffers, checkpoint, targets, names)
         if tick and done:
             tick(sum(len(b.items) for b in batches[:done]))
         for number, batch in enumerate(batches[done:], start=done + 1):
-            _add(model, targets, masks, batch.to(device), tokens)
+            _add(model, targets, masks, batch, tokens)
             if tick:
                 tick(len(batch.items))
             if checkpoint and checkpoint.due():
@@ -71,16 +67,21 @@ def divergence_step(
 ) -> tuple[Gradients, torch.Tensor]:
     """`divergence_gradient` of a few texts, and what the mask costs each: (rise of its negative log-likelihood in nats,
     counted tokens), (texts, 2) float64. Nothing is kept for the case of a kill."""
-    if not texts:
-        raise DataError("no texts to take a divergence on.")
-    batches = sequence_batches(texts, batch_tokens=batch_tokens)
-    tokens = sum(int(b.counted[:, 1:].sum()) for b in batches)
-    device = next(model.parameters()).device
+    batches, tokens = _batches(model, texts, batch_tokens)
     rises = torch.zeros(len(texts), 2, dtype=torch.float64)
     with gradients_on(model, targets) as buffers:
         for batch in batches:
-            rises[list(batch.items)] = _add(model, targets, masks, batch.to(device), tokens)
+            rises[list(batch.items)] = _add(model, targets, masks, batch, tokens)
     return by_target(targets, buffers), rises
+
+
+def _batches(model: nn.Module, texts: Sequence[Encoded], batch_tokens: int) -> tuple[list[Batch], int]:
+    """The texts as batches on the model's device, and their counted tokens."""
+    if not texts:
+        raise DataError("no texts to take a divergence on.")
+    device = next(model.parameters()).device
+    batches = [batch.to(device) for batch in sequence_batches(texts, batch_tokens=batch_tokens)]
+    return batches, sum(int(b.counted[:, 1:].sum()) for b in batches)
 
 
 def _add(

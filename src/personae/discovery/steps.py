@@ -7,7 +7,8 @@ first; at step t, for the pole it is for:
 
 1. Δ_i, the margins of the next `STEP_PAIRS` pairs under M_t; H = −w·∂/∂w of the mean of log σ(Δ_i). Pairs that are won
    by far count little in it, and those with σ(−Δ_i) below `LEAST_SLOPE` are left out.
-2. K, the divergence a token from the base model on the next few generic texts under M_t; C = −w·∂K/∂w (`divergence`).
+2. K, the divergence a token from the base model on the next few generic texts under M_t; C = −w·∂K/∂w
+   (`divergence_step`).
 3. Scores add up: S ← S + (H − μ_t·C)/√D on the candidates (by 'gain': without √D), C at least 0 for weights not dropped
    (mending the mask is no reason to drop more). What one batch says by chance goes under in the sum; what stays true
    under the mask stays.
