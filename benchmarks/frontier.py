@@ -2,13 +2,15 @@
 
     python -m benchmarks.frontier power wealth
     python -m benchmarks.frontier power --only directed
+    python -m benchmarks.frontier power wealth --steps      # of the masks of short steps, in bfloat16
 
 One point a condition, pole and size: the share of test items won by that pole, all and tied, and the rise of both
 likelihoods on a quarter of the text of the final figures, with its standard error. Sizes are multiples of those of
 the headline's masks (python -m benchmarks.ai_persona). `directed` orders its candidates in the round that the
-headline kept, a second round by the costs at the headline's own mask. `random` draws from the same candidates;
+headline kept, a second round by the costs at the headline's own mask; in short steps their last sums order them, beyond
+the size at which discovery ends too. `random` draws from the same candidates;
 `magnitude` and `generic` drop within each row, one mask for both poles. Nothing is chosen by these points. Writes
-benchmarks/results/frontier_<set>.json after every point, and an interrupted run goes on with the next one.
+benchmarks/results/frontier_<set>[_steps].json after every point, and an interrupted run goes on with the next one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from benchmarks.ai_persona import BUDGET
 from benchmarks.headline import opened, run_sets, taken_up, write_framed
 from personae.discovery import Session, Settings, capability, to_masks
 from personae.discovery.session import Family
+from personae.discovery.steps import family_of
 from personae.evaluation.bootstrap import interval
 from personae.evaluation.scoring import encode_items, score_encoded
 from personae.personas import Contrast
@@ -36,18 +39,19 @@ MULTIPLES = {
     "magnitude": (8.0, 64.0, 128.0),
     "generic": (8.0, 64.0, 128.0),
 }
+FEWER = 4  # times as many of what knows no persona, where short steps drop about a quarter of the weights
 
 
 def families(
-    session: Session, contrast: Contrast, artefact: Artefact, only: Sequence[str]
+    session: Session, contrast: Contrast, artefact: Artefact, only: Sequence[str], steps: int | None
 ) -> Iterator[tuple[str, int, int, Family]]:
     """(condition, pole, size of the headline's mask, family), one ranking in memory at a time."""
     for pole, name in enumerate(contrast.poles):
         record = artefact[name]
         size, cheap = sum(m.dropped for m in record.masks.values()), float(record.provenance.parameters["cheap_share"])
         if "directed" in only:
-            settings = Settings(max_capability_loss=BUDGET).checked()
-            family = session.family(settings, pole, cheap)
+            settings = Settings(max_capability_loss=BUDGET, steps=steps).checked()
+            family = family_of(session, settings, pole, cheap)
             if record.provenance.parameters.get("round") == 2:
                 # A second round starts from a mask of about the final size; the headline's is one.
                 worn = {n: torch.from_numpy(m.dropped_bool()) for n, m in record.masks.items()}
@@ -60,19 +64,30 @@ def families(
                 yield method, pole, size, session.family(Settings(method=method), 0)
 
 
-def run(name: str, dtype: str, only: Sequence[str]) -> None:
+def multiples(condition: str, steps: int | None) -> tuple[float, ...]:
+    """Sizes of a condition, as multiples of the mask's own."""
+    few = steps is not None and condition != "directed"
+    return tuple(multiple * (FEWER if few else 1) for multiple in MULTIPLES[condition])
+
+
+def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) -> None:
     """Every point of one set that its file does not hold yet."""
-    found = opened(name, dtype)
+    found = opened(name, dtype, steps)
+    file = f"{name}_steps" if steps else name
     model, session, contrast, final = found.model, found.session, found.contrast, found.final
     text = replace(final.generic, plain=final.generic.plain[::4], chat=final.generic.chat[::4])
     items = encode_items(model, found.tokenizer, found.parts.test)
     frame = {**found.frame, "text_sha256": text.sha256}
-    points: list[dict[str, Any]] = taken_up(f"frontier_{name}", frame, "points") or []
+    points: list[dict[str, Any]] = taken_up(f"frontier_{file}", frame, "points") or []
     base = capability(model, text)
-    for condition, pole, size, family in families(session, contrast, found.artefact, only):
-        for multiple in MULTIPLES[condition]:
+    for condition, pole, size, family in families(session, contrast, found.artefact, only, steps):
+        for multiple in multiples(condition, steps):
             key = {"condition": condition, "pole": contrast.poles[pole], "multiple": multiple}
-            dropped = min(round(multiple * size), family.most)
+            dropped = (
+                round(multiple * size)
+                if steps and condition == "directed"
+                else min(round(multiple * size), family.most)
+            )
             if any(all(p[k] == v for k, v in key.items()) for p in points):
                 continue
             with wearing(session.targets, to_masks(family.at(dropped))):
@@ -88,14 +103,14 @@ def run(name: str, dtype: str, only: Sequence[str]) -> None:
                     "chat_error": chat_error,
                 }
             )  # fmt: skip
-            write_framed("frontier", name, frame, points=points)
+            write_framed("frontier", file, frame, points=points)
             print({k: v for k, v in points[-1].items() if k != "outcomes"}, flush=True)
     session.forget()
 
 
 def main() -> None:
     """Run the sets that are asked for."""
-    run_sets(run, "Accuracy over capability loss on power- and wealth-seeking.", tuple(MULTIPLES))
+    run_sets(run, "Accuracy over capability loss on power- and wealth-seeking.", tuple(MULTIPLES), in_steps=True)
 
 
 if __name__ == "__main__":

@@ -61,11 +61,15 @@ def _mbti(dimensions: tuple[str, ...], steps: int | None = None) -> Callable[[Su
 
 
 def _mbti_tuned(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
+    """Per range of blocks, within the budget: sizes about those that the budget leaves to masks of all blocks."""
+
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.mbti import run
         from personae.evaluation.suites.mbti_tuning import Tuning
 
-        return run(context, dimensions=(dimension,), tuning=Tuning())
+        return run(
+            context, dimensions=(dimension,), tuning=Tuning(shares=(0.0005, 0.001, 0.002), max_capability_loss=BUDGET)
+        )
 
     return run_this
 

@@ -18,7 +18,8 @@ first; at step t, for the pole it is for:
    and falls while it is below, by e^`RATE` a step at most. The loss is the rise of the negative log-likelihood on the
    texts of the last `WINDOW` steps, the larger of chat answers and plain text.
 
-The last S orders a family of masks that ends at `SHARE`; the budget takes the largest of them that keeps its bound.
+The last S orders a family of masks that ends a little beyond what steps have worn, at `BEYOND`·`SHARE`, where the order
+still holds; the budget takes the largest of them that keeps its bound.
 
 Scores that collect gradients while the mask they make is worn are how subnetworks are found in networks that are not
 trained (edge-popup, Ramanujan et al. 2020, arXiv:1911.13299); there and here no weight changes. Unpaired answers are
@@ -45,7 +46,8 @@ from personae.runtime import wearing
 STEP_PAIRS = 8
 CHAT, EVERY = 4, 2  # chat answers a step; a window of plain text every second one
 LEAST_SLOPE = 0.05
-SHARE = 0.0004  # of the target weights: the largest mask
+SHARE = 0.0004  # of the target weights: the largest mask that steps wear
+BEYOND = 1.25  # times that: the largest mask that they give
 AIM, WINDOW = 0.6, 8  # of the budget, whose bound lies higher than the loss; steps
 PRICE, DEAREST, RATE = 0.07, 40.0, 0.15
 
@@ -58,7 +60,7 @@ def family_of(session: Session, settings: Settings, pole: Pole, cheap_share: flo
 
 
 def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float) -> Family:
-    """The nested masks that `settings.steps` short steps order, up to `SHARE` of the target weights.
+    """The nested masks that `settings.steps` short steps order, up to `BEYOND`·`SHARE` of the target weights.
 
     The sums are kept now and then, and a killed search goes on from there.
     """
@@ -110,7 +112,7 @@ def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float
     if kept is not None:
         kept.finish(settings.steps, state())
     ranking = rank(sums, candidates)
-    return Family(ranking.drop, min(most, len(ranking)), session.size)
+    return Family(ranking.drop, min(max(count(BEYOND * SHARE, session.size), 1), len(ranking)), session.size)
 
 
 @dataclass(frozen=True)
