@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.ai_persona import BUDGET, SETS, STEPS, contrast_of, prepared, stem
+from benchmarks.ai_persona import BUDGET, OWN_WEIGHT, SETS, STEPS, contrast_of, prepared, stem
 from benchmarks.common import DATA, RESULTS, ROOT, machine, texts, write
 from personae import load, load_model
 from personae.cli.console import bar
@@ -54,7 +54,7 @@ def _mbti(dimensions: tuple[str, ...], steps: int | None = None) -> Callable[[Su
 
         return run(
             context, dimensions=dimensions, cheap_share=None, drop_share=None, max_capability_loss=BUDGET,
-            steps=steps, ceiling=len(dimensions) == 1,
+            steps=steps, own_weight=OWN_WEIGHT if steps else 0.0, ceiling=len(dimensions) == 1,
         )  # fmt: skip
 
     return run_these

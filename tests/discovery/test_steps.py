@@ -145,7 +145,7 @@ def test_the_search_is_that_of_a_slow_oracle(
         assert int(found.sum()) == number
         # sums differ in the last digits, so some that are next to the boundary may change places
         assert int(found[order[:number]].sum()) >= 0.97 * number
-    assert family.most == round(module.SHARE * session.size)
+    assert family.most == round(module.BEYOND * module.SHARE * session.size)
 
 
 def test_pairs_that_are_won_by_far_are_left_out(tiny_model: TinyModel) -> None:

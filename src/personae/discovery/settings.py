@@ -38,7 +38,7 @@ class Settings:
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
     steps: of `directed` within a budget, in place of rounds: so many short steps, each with gains and costs of a few
     texts under the mask of the steps before (`steps.stepped`). Their objective is always 'log-sigmoid', and their masks
-    end at 0.04 % of the target weights.
+    end at 0.05 % of the target weights.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """

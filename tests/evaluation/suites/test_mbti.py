@@ -195,16 +195,17 @@ def test_a_budget_instead_of_shares(context: SuiteContext, generic: GenericText)
         finder_of(context, generic, drop_share=0.9).find(data)
 
 
-@pytest.mark.parametrize("name", ["EI", "SN"])
+@pytest.mark.parametrize(("name", "own_weight"), [("EI", 0.0), ("EI", 1.0), ("SN", 1.0)])
 def test_short_steps_for_the_persona_and_for_exchanged_labels(
-    context: SuiteContext, generic: GenericText, monkeypatch: pytest.MonkeyPatch, name: str
+    context: SuiteContext, generic: GenericText, monkeypatch: pytest.MonkeyPatch, name: str, own_weight: float
 ) -> None:
     monkeypatch.setattr(steps, "SHARE", 0.01)
     data = read_dimension(context.model, context.tokenizer, context.data / f"mbti/{name}_dev.jsonl", name, SIZES)
-    finder = finder_of(context, generic, cheap_share=None, drop_share=None, max_capability_loss=0.5, steps=4)
+    within: dict[str, Any] = {"max_capability_loss": 0.5, "steps": 4, "own_weight": own_weight}
+    finder = finder_of(context, generic, cheap_share=None, drop_share=None, **within)
     found = finder.find(data)
     exchanged = tuple((n, p) if place % 2 else (p, n) for place, (p, n) in enumerate(data.calibration))
-    settings = Settings(max_capability_loss=0.5, steps=4).checked()
+    settings = Settings(**within).checked()
     for couples, masks in ((data.calibration, found.persona), (exchanged, found.shuffled)):
         session = open_session(context.model, context.tokenizer, data.contrast, generic=generic, resume=False)
         session = session.with_calibration(items(couples, data.paired))
@@ -213,10 +214,13 @@ def test_short_steps_for_the_persona_and_for_exchanged_labels(
             theirs = to_masks(stepped(session, settings, pole, 0.6).at(found.dropped[pole]))
             assert all(theirs[n] == masks[pole][n] for n in theirs)
     assert any(found.persona[0][n] != found.shuffled[0][n] for n in found.persona[0])
-    assert "steps" not in Finding().key  # parts of runs without them stay what they were
+    assert not {"steps", "own_weight"} & set(Finding().key)  # parts of runs without them stay what they were
     assert finder.key["steps"] == 4
+    assert finder.key.get("own_weight", 0.0) == own_weight
     with pytest.raises(OptionError, match="--steps"):
         Finding(steps=4).settings(0)
+    with pytest.raises(OptionError, match="own_weight"):
+        Finding(own_weight=1.0).settings(0)
 
 
 def test_masks_survive_their_file_and_a_union_is_a_blend(

@@ -58,6 +58,7 @@ def run(
     drop_share: float | None = 0.002,
     max_capability_loss: float | None = None,
     steps: int | None = None,
+    own_weight: float = 0.0,
     instructions: str = "as-is",
     random_seeds: int = 1,
     strength: float = 1.0,
@@ -73,7 +74,8 @@ def run(
     rows, test: answers a pole of the calibration and of the test part, at most. others: test answers a pole under the
     masks of other dimensions. blends: under each of the sixteen types. tokens: an answer is cut to so many, in every
     part. cheap_share, drop_share: c and the share of weights dropped; max_capability_loss instead: a budget, nats a
-    token (then set both shares to None); steps: short steps within it, for the exchanged labels too.
+    token (then set both shares to None); steps: short steps within it, for the exchanged labels too; own_weight: β,
+    added weight of the pole's own answers, with steps.
     instructions: 'as-is', or 'matched' (S/N and J/P: partners answer the same or the most similar instruction).
     random_seeds: draws of the random control. strength: of the types' blends, at most 1.
     questionnaire: also the 60 items of 16Personalities under each mask.
@@ -87,7 +89,7 @@ def run(
            tokens=tokens, random_seeds=random_seeds)  # fmt: skip
     if recipe is not None and not ceiling:
         raise OptionError("a recipe is of the ceiling: ask for the ceiling too.")
-    finding = Finding(cheap_share, drop_share, max_capability_loss, steps)
+    finding = Finding(cheap_share, drop_share, max_capability_loss, steps, own_weight)
     finding.settings(context.seed)  # refused before anything is computed
     if tuning is not None and max_capability_loss is not None:
         raise OptionError("tuning chooses from shares: leave max_capability_loss out, and give the grid a budget.")

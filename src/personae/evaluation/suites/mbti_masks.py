@@ -44,22 +44,28 @@ Masks = dict[str, Mask]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How masks are found. A budget (max_capability_loss, nats a token) excludes the shares; steps go with one."""
+    """How masks are found. A budget (max_capability_loss, nats a token) excludes the shares; steps go with one.
+
+    own_weight: β, in steps alone, as gains without them are split in halves that know no β.
+    """
 
     cheap_share: float | None = 0.6
     drop_share: float | None = 0.002
     max_capability_loss: float | None = None
     steps: int | None = None
+    own_weight: float = 0.0
 
     @property
     def key(self) -> dict[str, Any]:
-        """What decides masks; without steps where none were asked for, as in parts kept before there were any."""
-        return {name: value for name, value in asdict(self).items() if name != "steps" or value is not None}
+        """What decides masks; without what was not asked for, as in parts kept before it could be."""
+        return {name: value for name, value in asdict(self).items() if name not in ("steps", "own_weight") or value}
 
     def settings(self, seed: int) -> Settings:
         """As `directed` takes them. Errors: `OptionError` for a share out of range, missing, or beside a budget."""
         if self.max_capability_loss is None and None in (self.cheap_share, self.drop_share):
             raise OptionError("masks need --cheap-share and --drop-share, or --max-capability-loss.")
+        if self.own_weight and self.steps is None:
+            raise OptionError(f"own_weight is {self.own_weight}: in this suite it needs steps.")
         in_rounds = self.max_capability_loss is not None and self.steps is None
         rounds = 1 if in_rounds else None  # as many as the masks of exchanged labels get
         return Settings(method="directed", seed=seed, rounds=rounds, **asdict(self)).checked()
