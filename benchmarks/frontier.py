@@ -82,14 +82,13 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
     base = capability(model, text)
     for condition, pole, size, family in families(session, contrast, found.artefact, only, steps):
         for multiple in multiples(condition, steps):
+            beyond = steps is not None and condition == "directed"
+            dropped = round(multiple * size) if beyond else min(round(multiple * size), family.most)
             key = {"condition": condition, "pole": contrast.poles[pole], "multiple": multiple}
-            dropped = (
-                round(multiple * size)
-                if steps and condition == "directed"
-                else min(round(multiple * size), family.most)
-            )
-            if any(all(p[k] == v for k, v in key.items()) for p in points):
+            own = [p for p in points if all(p[k] == v for k, v in key.items())]
+            if any(p["dropped"] == dropped for p in own):
                 continue
+            points = [p for p in points if p not in own]  # of a mask of another size
             with wearing(session.targets, to_masks(family.at(dropped))):
                 scores, worn = score_encoded(model, items), capability(model, text)
             won = scores.outcomes() if pole == 0 else 1 - scores.outcomes()

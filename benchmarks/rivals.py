@@ -7,13 +7,14 @@
 The masks are those of `python -m benchmarks.ai_persona` (they are found first where they are absent). Rivals that have
 a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound on
 the same text, and are read on the same test items and the same final text. Writes benchmarks/results/rivals_<set>.json
-(with --steps rivals_<set>_steps.json) anew after each condition, and an interrupted run goes on with the next one.
+(with --steps rivals_<set>_steps.json) anew after each condition, and an interrupted run goes on with the next one;
+conditions that rest on no mask are kept when other masks take the headline's place.
 `minus` holds headline minus each one, paired over items, Holm over the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ HEADLINE = "directed"
 CONTROLS = ("random", "equal loss", "shuffled", "other")
 ROUNDS = "two rounds"  # the masks of whole rounds, beside those of short steps
 CONDITIONS = (*RIVALS, "directed-forward", *CONTROLS)
+OF_NO_MASK = (*(which for which in RIVALS if which != "mask + prompt"), "directed-forward", ROUNDS)
 _ROW = TypeAdapter(Row)
 
 
@@ -51,8 +53,9 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
     file = f"{name}_steps" if steps else name
     session, test = found.session, found.parts.test
     dropped = {n: sum(m.dropped for m in p.masks.values()) for n, p in found.artefact.personas.items()}
-    frame = {**found.frame, "text_sha256": found.final.sha256, "dropped": dropped}
-    made: dict[str, list[Any]] = taken_up(f"rivals_{file}", frame, "made") or {}
+    frame = {**found.frame, "text_sha256": found.final.sha256}
+    made = kept(file, frame, dropped)
+    frame["dropped"] = dropped
     items = encode_items(found.model, found.tokenizer, test)
     bench = Bench(found.model, session.targets, items, found.final, bar)
     shared = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, session)
@@ -93,6 +96,15 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
         path = write_framed("rivals", file, frame, made=made, minus=minus(made, tied), tied=tied)
         print(which, path, flush=True)
     session.forget()
+
+
+def kept(file: str, frame: Mapping[str, Any], dropped: Mapping[str, int]) -> dict[str, list[Any]]:
+    """Conditions of an earlier run: all where the masks drop as many weights, else those that rest on no mask."""
+    same: dict[str, list[Any]] | None = taken_up(f"rivals_{file}", {**frame, "dropped": dict(dropped)}, "made")
+    if same is not None:
+        return same
+    others: dict[str, list[Any]] = taken_up(f"rivals_{file}", frame, "made") or {}
+    return {which: rows for which, rows in others.items() if which in OF_NO_MASK}
 
 
 def _masks(name: str, steps: int | None) -> Path:

@@ -70,6 +70,20 @@ def test_a_file_is_taken_up_on_the_same_frame_only(shared: ModuleType, monkeypat
         assert shared.taken_up("rivals_power", {**frame, **changed}, "made") is None
 
 
+def test_rivals_that_rest_on_no_mask_are_kept_when_masks_change(
+    shared: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import rivals
+
+    monkeypatch.setattr(rivals, "taken_up", shared.taken_up)
+    frame, made = {"set": "power"}, {"directed": [1], "steering": [2], "mask + prompt": [3], "random": [4]}
+    shared.write_framed("rivals", "power", {**frame, "dropped": {"loud": 5}}, made=made)
+    assert rivals.kept("power", frame, {"loud": 5}) == made
+    assert rivals.kept("power", frame, {"loud": 6}) == {"steering": [2]}
+    assert rivals.kept("power", {"set": "wealth"}, {"loud": 5}) == {}
+    assert set(rivals.OF_NO_MASK) < {*rivals.CONDITIONS, rivals.ROUNDS}
+
+
 @pytest.mark.parametrize(
     ("words", "runs"),
     [
