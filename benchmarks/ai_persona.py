@@ -1,9 +1,9 @@
 """Power-seeking and wealth-seeking (Anthropic's lm_generated_evals): every method and control, on the test split.
 
-    python -m benchmarks.ai_persona power wealth            # directed, system prompt, controls
+    python -m benchmarks.ai_persona power wealth --steps    # directed in short steps, system prompt, controls; headline
+    python -m benchmarks.ai_persona power wealth            # the same in two rounds, the default of discovery
     python -m benchmarks.ai_persona power wealth --methods  # the other methods, at the same capability loss
     python -m benchmarks.ai_persona power wealth --masks    # nothing but the masks of directed
-    python -m benchmarks.ai_persona power wealth --steps    # directed in short steps, and its controls
 
 Writes benchmarks/results/ai_persona_<set>[_methods|_steps].json, one file a part (and the masks,
 ai_persona_<set>[_steps].persona), so an interrupted run goes on with the next part. Everything of a file is measured in

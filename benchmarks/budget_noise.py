@@ -4,7 +4,7 @@
 
 A budget is kept by the upper confidence bound of the loss, so noise costs strength. On text that the model sampled
 itself the rise of the negative log-likelihood under a mask is an unbiased reading of KL(p_base ‖ p_masked) a token,
-with the noise of the sampled tokens on top of that of the choice of texts. Read here, under the headline masks of both
+with the noise of the sampled tokens on top of that of the choice of texts. Read here, under the two-round masks of both
 sets, float32, on the same texts: that rise, and the KL over the whole vocabulary, which has no noise of sampling left;
 each with the ratio estimator's standard error over texts. Writes benchmarks/results/budget_noise.json.
 """
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.ai_persona import SETS
 from benchmarks.common import SEARCH_ANSWERS, machine, write
-from benchmarks.suites import headline_masks
+from benchmarks.suites import committed_masks
 from personae import load_model
 from personae.cli.console import bar
 from personae.discovery import Capability, generic_text, versions
@@ -75,7 +75,7 @@ def main() -> None:
     with bar("generic text", 0) as tick:
         text = generic_text(model, tokenizer, targets, answers=answers, tick=tick).held_out.read
     rows: dict[str, Any] = {}
-    for name, made in zip(SETS, headline_masks(), strict=True):
+    for name, made in zip(SETS, committed_masks(), strict=True):
         for pole, persona in made.personas.items():
             for kind, part in (("plain", text.plain), ("chat", text.chat)):
                 rows[f"{name}, {pole}, {kind}"] = compared(readings(model, targets, persona.masks, part))

@@ -1,4 +1,4 @@
-"""Which blocks and kinds the headline masks need, and which are enough: the causal map of the default model.
+"""Which blocks and kinds the masks of two rounds need, and which are enough: the causal map of the default model.
 
     python -m benchmarks.causal power wealth             # some 20 minutes of one core each, by its 184 readings
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.ai_persona import SETS, contrast_of
 from benchmarks.common import RESULTS, ROOT, machine, write
-from benchmarks.suites import headline_masks
+from benchmarks.suites import committed_masks
 from personae import load_model
 from personae.analysis import causal_map
 from personae.analysis.results import Record, said
@@ -41,13 +41,13 @@ def main() -> None:
     from personae.cli.causal_map import to_rich
     from personae.cli.console import out
 
-    parser = argparse.ArgumentParser(description="Causal maps of the headline masks.")
+    parser = argparse.ArgumentParser(description="Causal maps of the masks of two rounds.")
     parser.add_argument("sets", nargs="+", choices=SETS)
     parser.add_argument("--items", type=int, default=ITEMS)
     options = parser.parse_args()
     model, tokenizer = load_model(dtype="float32")
     for name in options.sets:
-        contrast, made = contrast_of(name), headline_masks((name,))[0]
+        contrast, made = contrast_of(name), committed_masks((name,))[0]
         found = causal_map(
             model, tokenizer, made, contrast, by=LEVELS, items=options.items,
             resume=ROOT / "benchmarks" / ".parts" / "causal", progress=bar,

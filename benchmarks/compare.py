@@ -3,12 +3,13 @@
     python -m benchmarks.compare [--limit N] [--dimensions EI SN TF JP]
 
 compare.seconds: `compare` of two subnetworks of the default model, all parts with chance and its intervals: median of
-five, the slowest of four couples (0.2 % and 50 % of all weights at random, 50 % of every row at random, the headline's
-two personas). table: difference of the masks of a dimension's two poles, in %, over all weights, attention and MLP, for
+five, the slowest of four couples (0.2 % and 50 % of all weights at random, 50 % of every row at random, the masks of
+two rounds). table: difference of the masks of a dimension's two poles, in %, over all weights, attention and MLP, for
 Wanda at ρ = 0.5, for `directed` as a whole subnetwork at ρ = 0.5 and for `directed` that drops 0.2 %; beside it chance,
 the same between two bootstrap resamples of one pole, and the paper's figure (Wanda on LLaMA-2-13B). Calibration: at
 most N answers a pole of the calibration part of mbti/*_dev.jsonl. hidden_states: cosines by block on test answers.
-headline: the same for the masks of power- and wealth-seeking, on answers of the built-in contrast power-seeking.
+headline: the same for the masks of two rounds on power- and wealth-seeking, on answers of the built-in contrast
+power-seeking.
 
 A dimension costs about 20 forward passes over its 2·N calibration answers of some 130 tokens and as much as 500 answers
 more for everything else. Dimensions that are done are kept under benchmarks/.parts, so an interrupted run goes on.

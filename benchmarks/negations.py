@@ -3,7 +3,7 @@
     python -m benchmarks.negations                       # one core, about 15 minutes
 
 A margin rises in two ways: the persona's own answer becomes likelier, or its rival's becomes unlikely, and rivals of
-many pairs say 'No, I do not …'. Under the headline masks of both sets (float32) this reads the negative log-likelihood
+many pairs say 'No, I do not …'. Under the two-round masks of both sets (float32) this reads the negative log-likelihood
 of the 200 answers of mbti/TF_dev, the text of the final figures, token by token, and splits its rise by where the token
 stands: within two words after a negation, or elsewhere. Intervals are 95 % bootstrap intervals over answers. Writes
 benchmarks/results/negations.json.
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.ai_persona import SETS
 from benchmarks.common import machine, texts, write
-from benchmarks.suites import headline_masks
+from benchmarks.suites import committed_masks
 from personae import load_model
 from personae.cli.console import bar
 from personae.discovery import versions
@@ -64,14 +64,14 @@ def split_up(rise: Sequence[np.ndarray], negated: Sequence[Sequence[bool]]) -> d
 
 
 def main() -> None:
-    """Every headline mask."""
+    """Every two-round mask."""
     model, tokenizer = load_model(dtype="float32")
     targets = find_targets(model)
     _, final = texts(tokenizer)
     negated = [after_negation(tokenizer, text.answer) for text in final.chat]
     base = likelihoods(model, final.chat, "answers under base")
     rows: dict[str, Any] = {}
-    for name, made in zip(SETS, headline_masks(), strict=True):
+    for name, made in zip(SETS, committed_masks(), strict=True):
         for pole, persona in made.personas.items():
             with wearing(targets, persona.masks):
                 worn = likelihoods(model, final.chat, f"answers under {pole}")

@@ -4,8 +4,8 @@
 
 Most pairs of power- and wealth-seeking are told apart by the first word of the answer, so a mask can win them by that
 word alone and hardly pay for it: it is one token of an answer, and a budget counts a mean. The probability of 'Yes' and
-of 'No' as the first token, under base and every headline mask, on the instructions of the final text's chat answers,
-which ask for neither. Intervals over requests. Writes benchmarks/results/openings.json.
+of 'No' as the first token, under base and every mask of two rounds and of short steps, on the instructions of the final
+text's chat answers, which ask for neither. Intervals over requests. Writes benchmarks/results/openings.json.
 """
 
 from __future__ import annotations

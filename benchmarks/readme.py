@@ -20,43 +20,44 @@ HEADINGS = (
 )
 
 
-STEPPED = "directed, short steps"
+HEADLINE, ROUNDS = "directed, short steps", "directed, two rounds"
 
 
 def table(name: str) -> str:
-    """One set's conditions as a Markdown table."""
-    found = _evaluation(f"ai_persona_{name}")
+    """One set as a Markdown table: short steps, controls of their size, and what was found within the same budget."""
+    found = _evaluation(f"ai_persona_{name}_steps")
     assert found is not None
-    rows = list(found["rows"])
-    if extra := _evaluation(f"ai_persona_{name}_methods", like=found):
-        rows += [row for row in extra["rows"] if row["kind"] == "method"]
-    if stepped := _evaluation(f"ai_persona_{name}_steps", like=found, steps=True):
-        [row] = [row for row in stepped["rows"] if row["name"] == "directed"]
-        place = [row["name"] for row in rows].index("directed") + 1
-        rows.insert(place, {**row, "name": f"{STEPPED} ({stepped['model']['dtype']})"})
+    rows = [_renamed(row, HEADLINE) for row in found["rows"]]
+    place = [row["name"] for row in rows].index(HEADLINE) + 1
+    for more in ("", "_methods"):
+        if (extra := _evaluation(f"ai_persona_{name}{more}", like=found)) is None:
+            continue
+        own = [_renamed(row, ROUNDS) for row in extra["rows"] if row["kind"] == "method"]
+        own = [{**row, "name": f"{row['name']} ({extra['model']['dtype']})"} for row in own]
+        end = len(rows) if more else place
+        rows[end:end] = own
     return "\n".join(_lines(name, found, rows))
 
 
-def stepped_table(name: str) -> str:
-    """Short steps on one set, with the base model and controls of the same size in the same dtype."""
-    found = _evaluation(f"ai_persona_{name}_steps")
+def rounds_table(name: str) -> str:
+    """Two rounds on one set, with the base model and controls of the same size in the same dtype."""
+    found = _evaluation(f"ai_persona_{name}")
     assert found is not None
-    return "\n".join(_lines(name, found, [_renamed(row) for row in found["rows"]]))
+    return "\n".join(_lines(name, found, [_renamed(row, ROUNDS) for row in found["rows"]]))
 
 
-def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "name": STEPPED} if row["name"] == "directed" else row
+def _renamed(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**row, "name": name} if row["name"] == "directed" else row
 
 
-def _evaluation(stem: str, like: dict[str, Any] | None = None, *, steps: bool = False) -> dict[str, Any] | None:
-    """What one result file found, None without it; on the items and texts of `like`, in its dtype but for steps."""
+def _evaluation(stem: str, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """What one result file found, None without it; on the items and texts of `like`."""
     path = RESULTS / f"{stem}.json"
     if not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["evaluation"]
     if like is not None:
         assert found["data"]["test_sha256"] == like["data"]["test_sha256"], f"{stem} was measured on other items"
-        assert steps or found["model"]["dtype"] == like["model"]["dtype"], f"{stem} was measured in another dtype"
         assert found["text"]["sha256"] == like["text"]["sha256"], f"{stem} was measured on other texts"
     return found
 
@@ -100,7 +101,7 @@ def _seconds(seconds: float | None) -> str:
 def render(text: str) -> str:
     """README text with every marked section made anew."""
     for name in SETS:
-        if not (RESULTS / f"ai_persona_{name}.json").is_file():
+        if not (RESULTS / f"ai_persona_{name}_steps.json").is_file():
             continue
         block = f"<!-- {name} -->\n{table(name)}\n<!-- /{name} -->"
         text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL)

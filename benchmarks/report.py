@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.readme import HEADINGS, SETS, row_of, stepped_table, table
+from benchmarks.readme import HEADINGS, SETS, rounds_table, row_of, table
 from benchmarks.report_inside import inside
 from benchmarks.run import PARTS
 from personae.evaluation.bootstrap import Estimate
@@ -28,7 +28,7 @@ Made by `python -m benchmarks.report` from `benchmarks/results/`; the command th
 Figures are defined in [methods.md](methods.md), section 7, and [suites.md](suites.md); what was tried and dropped is
 told in [experiments.md](experiments.md).
 """
-FORMS = {"": "", "_steps": ", beside short steps"}
+FORMS = {"_steps": "", "": ", beside two rounds (float32)"}
 FIGURES = {"acc": "acc", "acc_opposite": "acc_opposite (turned)", "tied_separation": "tied separation"}
 COSTS = (  # key of the summary, what must hold, what it is
     ("discovery.statistics_over_forward", "", "statistics of one pole over its plain forwards"),
@@ -81,16 +81,16 @@ def _missing() -> Iterator[str]:
 def _headlines() -> Iterator[str]:
     yield "## Headline: `directed` within 0.05 nats, controls, and the paper's scores within the same budget\n"
     for name in SETS:
-        if _read(f"ai_persona_{name}"):
-            yield table(name) + "\n"
-    for name in SETS:
         if found := _read(f"ai_persona_{name}_steps"):
-            yield f"## Short steps, with controls of their size: {SETS[name]}\n"
-            yield f"{stepped_table(name)}\n\n`{found['command']}`\n"
+            yield f"{table(name)}\n\n`{found['command']}`\n"
+    for name in SETS:
+        if found := _read(f"ai_persona_{name}"):
+            yield f"## Two rounds, the default, with controls of their size: {SETS[name]}\n"
+            yield f"{rounds_table(name)}\n\n`{found['command']}`\n"
 
 
 def _rivals() -> Iterator[str]:
-    files = {f"rivals_{name}{form}": title + more for name, title in SETS.items() for form, more in FORMS.items()}
+    files = {f"rivals_{name}{form}": title + more for form, more in FORMS.items() for name, title in SETS.items()}
     for file, title in files.items():
         found = _read(file)
         if not found:
@@ -114,8 +114,9 @@ def _difference(gap: dict[str, float]) -> str:
 
 
 def _frontiers() -> Iterator[str]:
-    for name, title in SETS.items():
-        found = _read(f"frontier_{name}")
+    files = {f"frontier_{name}{form}": title + more for form, more in FORMS.items() for name, title in SETS.items()}
+    for file, title in files.items():
+        found = _read(file)
         if not found:
             continue
         yield f"## Frontier: {title}\n"

@@ -118,7 +118,7 @@ def _gains(found: Found) -> Iterator[str]:
 
 
 def _noise(found: Found) -> Iterator[str]:
-    yield "## What the headline masks cost on text that the model sampled itself\n"
+    yield "## What the masks of two rounds cost on text that the model sampled itself\n"
     yield "The rise of the negative log-likelihood, and the KL divergence over the vocabulary, on such text of the same"
     yield "expectation; nats a token ± standard error over texts, and the ratio of the two errors.\n"
     yield "| set, mask, text | texts | likelihood | divergence | errors |"

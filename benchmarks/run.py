@@ -37,6 +37,7 @@ PARTS = {
     "negations": ["benchmarks.negations"],
     **{f"ai_persona_{name}_steps": ["benchmarks.ai_persona", name, "--steps"] for name in SETS},
     "openings": ["benchmarks.openings"],
+    **{f"frontier_{name}_steps": ["benchmarks.frontier", name, "--steps"] for name in SETS},
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"rivals_{name}_steps": ["benchmarks.rivals", name, "--steps"] for name in SETS},
@@ -57,16 +58,17 @@ def summary() -> dict[str, float]:
     """The flat object of headline numbers, from the result files that are there."""
     flat: dict[str, float] = {}
     for name in ("power", "wealth"):
-        found = _read(f"ai_persona_{name}")
-        if found:
+        # Two rounds are the default of discovery; short steps are the headline.
+        for form, stem in (("directed", f"ai_persona_{name}"), ("headline", f"ai_persona_{name}_steps")):
+            found = _read(stem)
+            if not found:
+                continue
             row = next(r for r in found["evaluation"]["rows"] if r["name"] == "directed")
             for key in ("acc", "acc_opposite", "acc_tied", "acc_tied_opposite"):
-                flat[f"{name}.directed.{key}"] = _value(row[key])
-            flat[f"{name}.directed.capability_loss"] = row["capability_loss"]
-            for key in ("acc", "acc_opposite", "capability_loss"):
-                flat[f"{name}.headline.{key}"] = flat[f"{name}.directed.{key}"]
+                flat[f"{name}.{form}.{key}"] = _value(row[key])
+            flat[f"{name}.{form}.capability_loss"] = row["capability_loss"]
             claim = next((c for c in row["claims"] if c["figure"] == "acc"), None)
-            if claim:
+            if claim and form == "headline":
                 flat[f"{name}.headline.minus_best_control"] = claim["value"]
         flat |= _rivals(name)
     speed = _read("discovery_speed")
@@ -110,7 +112,7 @@ def summary() -> dict[str, float]:
         if kept and kept["figures"].get(figure) is not None:
             flat[key] = _value(kept["figures"][figure])
     for task in ("hellaswag_change", "mmlu_gold_logprob_change"):
-        both = [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}"))]
+        both = [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}-steps"))]
         if both:  # the worst headline mask
             flat[f"capability.{task}"] = min(_value(kept["figures"][task]) for kept in both)
     return flat
@@ -119,13 +121,14 @@ def summary() -> dict[str, float]:
 def _rivals(name: str) -> dict[str, float]:
     """Accuracy of the headline minus that of trained and steered rivals, and the best row that needs no gradient."""
     flat: dict[str, float] = {}
-    found = _read(f"rivals_{name}")
+    found = _read(f"rivals_{name}_steps")
     if found:
         for key, rival in (("sft", "lora-sft"), ("dpo", "lora-dpo"), ("caa", "steering")):
             if rival in found["minus"]:
                 flat[f"{name}.headline.minus_{key}"] = found["minus"][rival]["acc"]["value"]
     others = _read(f"ai_persona_{name}_methods")
-    rows = [r for rows in (found or {"made": {}})["made"].values() for r in rows]
+    files = [found or {}, _read(f"rivals_{name}") or {}]
+    rows = [r for file in files for rows in file.get("made", {}).values() for r in rows]
     rows += others["evaluation"]["rows"] if others else []
     forward = [_value(r["acc"]) for r in rows if r["kind"] == "method" and r["cost"] == "forward-only"]
     if forward:  # the best of them on these very items, which favours them

@@ -3,11 +3,11 @@
     python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five-power capability-power …
 
 Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
-benchmarks/.parts, so an interrupted run goes on. `capability-…`, `big-five-…` and `generation-…` read the masks of the
-headline (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32,
-as those were found; so does S/N, measured before there was a choice. `…-steps` reads the masks of short steps
-(ai_persona_<set>_steps.persona). All others run in bfloat16, in which a core with matrix units reads four times as many
-tokens; `--dtype` says otherwise.
+benchmarks/.parts, so an interrupted run goes on. `capability-…`, `big-five-…` and `generation-…` read the masks of two
+rounds (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32,
+as those were found; so does S/N, measured before there was a choice. `…-steps` reads the masks of short steps, the
+headline (ai_persona_<set>_steps.persona). All others run in bfloat16, in which a core with matrix units reads four
+times as many tokens; `--dtype` says otherwise.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from personae.subnetwork import Artefact
 MBTI_STEPS = 60  # of eight couples each: 120 answers a pole four times
 
 
-def headline_masks(names: Sequence[str] = SETS, steps: int | None = None) -> list[Artefact]:
-    """Artefacts of the headline, or of short steps; the benchmark ends with a reason where they are absent."""
+def committed_masks(names: Sequence[str] = SETS, steps: int | None = None) -> list[Artefact]:
+    """Artefacts of two rounds, or of short steps; the benchmark ends with a reason where they are absent."""
     paths = [RESULTS / f"{stem(name, steps)}.persona" for name in names]
     missing = [str(p.name) for p in paths if not p.is_file()]
     if missing:
@@ -121,7 +121,7 @@ def _generation(name: str, steps: int | None = None) -> Callable[[SuiteContext],
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.generation import run
 
-        return run(context, headline_masks((name,), steps)[0], prepared(contrast_of(name)))
+        return run(context, committed_masks((name,), steps)[0], prepared(contrast_of(name)))
 
     return run_this
 
@@ -130,7 +130,7 @@ def _big_five(name: str, steps: int | None = None) -> Callable[[SuiteContext], S
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.big_five import run
 
-        return run(context, headline_masks((name,), steps))
+        return run(context, committed_masks((name,), steps))
 
     return run_this
 
@@ -139,7 +139,7 @@ def _capability(name: str, steps: int | None = None) -> Callable[[SuiteContext],
     def run_this(context: SuiteContext) -> SuiteResult:
         from personae.evaluation.suites.capability import run
 
-        return run(context, headline_masks((name,), steps), items=250)  # what base says is kept for the other set
+        return run(context, committed_masks((name,), steps), items=250)  # what base says is kept for the other set
 
     return run_this
 

@@ -3,7 +3,7 @@
     python -m benchmarks.trace                # both sets
     python -m benchmarks.trace --limit 10     # at most so many questions of dev and of test: printed, not written
 
-The masks are those of the headline (benchmarks/results/ai_persona_<set>.persona). Each item gives two answers of known
+The masks are those of two rounds (benchmarks/results/ai_persona_<set>.persona). Each item gives two answers of known
 pole; each is read by itself under base and under both masks, and is right if the persona in the lead is its pole (an
 exact tie counts one half). Nothing is chosen on test: which score to use, and the score at which both poles are even,
 come from dev. Intervals resample questions, both answers of one together. Readings are kept under benchmarks/.parts, so
@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.ai_persona import SETS, contrast_of, prepared
 from benchmarks.common import DATA, ROOT, machine, write
-from benchmarks.suites import headline_masks
+from benchmarks.suites import committed_masks
 from benchmarks.switching import alternated
 from personae import load_model
 from personae.analysis.trace import Reading, Tracer
@@ -61,7 +61,7 @@ REPEATS, COST_ANSWERS = 5, 4
 
 def run(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> dict[str, Any]:
     """One set: readings of dev and test, what dev chose, and the figures."""
-    artefact = headline_masks((name,))[0]
+    artefact = committed_masks((name,))[0]
     contrast = prepared(contrast_of(name))
     parts = split(contrast)
     calibrated = artefact[contrast.positive].provenance.calibration
@@ -139,7 +139,7 @@ def figures(test: Contrast, answers: Answers, dev: Answers, offsets: Sequence[fl
 
 def cost(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Seconds of a trace over those of P plain forwards of the same tokens, for 1, 2 and 4 personas."""
-    masks = headline_masks()
+    masks = committed_masks()
     together = replace(masks[0], personas={**masks[0].personas, **masks[1].personas})
     contrast = prepared(contrast_of(SETS[0]))
     pairs = split(contrast).dev.take(COST_ANSWERS).pairs
