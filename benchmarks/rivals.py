@@ -5,8 +5,10 @@
     python -m benchmarks.rivals power wealth --steps           # beside the masks of short steps, in bfloat16
 
 The masks are those of `python -m benchmarks.ai_persona` (they are found first where they are absent). Rivals that have
-a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound on
-the same text, and are read on the same test items and the same final text. Writes benchmarks/results/rivals_<set>.json
+a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound, and
+are read on the same test items and the same final text. Steering and adapters are searched on `SEARCH_ANSWERS` chat
+answers, as the masks of two rounds: a search takes dozens of readings, and those of short steps read three times as
+many without spending half of the budget. Writes benchmarks/results/rivals_<set>.json
 (with --steps rivals_<set>_steps.json) anew after each condition, and an interrupted run goes on with the next one;
 conditions that rest on no mask are kept when other masks take the headline's place.
 `minus` holds headline minus each one, paired over items, Holm over the file.
@@ -23,7 +25,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks.ai_persona import BUDGET, SETS, stem
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, SEARCH_ANSWERS
 from benchmarks.headline import opened, run_sets, taken_up, write_framed
 from personae import load
 from personae.cli.console import bar
@@ -59,6 +61,8 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
     items = encode_items(found.model, found.tokenizer, test)
     bench = Bench(found.model, session.targets, items, found.final, bar)
     shared = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, session)
+    fewer = replace(session, generic=replace(session.generic, answers=min(session.generic.answers, SEARCH_ANSWERS)))
+    beside = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, fewer)
     poles = from_artefact(found.artefact, found.contrast)
     persona: list[Condition] = []
 
@@ -67,7 +71,7 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
         return persona[0]
 
     def rival(which: str) -> Callable[[], list[Condition]]:
-        return lambda: rival_conditions(bench, shared, found.tokenizer, test, (which,), poles=poles, measured=None)
+        return lambda: rival_conditions(bench, beside, found.tokenizer, test, (which,), poles=poles, measured=None)
 
     def controls(*which: str, match: tuple[str, ...] = ("sparsity",)) -> Callable[[], list[Condition]]:
         return lambda: control_conditions(bench, shared, poles, worn(), controls=which, match=match)
