@@ -30,6 +30,7 @@ from benchmarks.headline import opened, run_sets, taken_up, write_framed
 from personae import load
 from personae.cli.console import bar
 from personae.discovery import Settings
+from personae.discovery.session import hash_of
 from personae.evaluation.bench import Bench
 from personae.evaluation.bootstrap import difference, holm
 from personae.evaluation.conditions import Condition, Row, make_row
@@ -55,9 +56,10 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
     file = f"{name}_steps" if steps else name
     session, test = found.session, found.parts.test
     dropped = {n: sum(m.dropped for m in p.masks.values()) for n, p in found.artefact.personas.items()}
+    masks = {n: hash_of(p.masks) for n, p in found.artefact.personas.items()}
     frame = {**found.frame, "text_sha256": found.final.sha256}
-    made = kept(file, frame, dropped)
-    frame["dropped"] = dropped
+    made = kept(file, frame, dropped, masks)
+    frame |= {"dropped": dropped, "masks": masks}
     items = encode_items(found.model, found.tokenizer, test)
     bench = Bench(found.model, session.targets, items, found.final, bar)
     shared = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, session)
@@ -102,11 +104,18 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
     session.forget()
 
 
-def kept(file: str, frame: Mapping[str, Any], dropped: Mapping[str, int]) -> dict[str, list[Any]]:
-    """Conditions of an earlier run: all where the masks drop as many weights, else those that rest on no mask."""
-    same: dict[str, list[Any]] | None = taken_up(f"rivals_{file}", {**frame, "dropped": dict(dropped)}, "made")
-    if same is not None:
-        return same
+def kept(
+    file: str, frame: Mapping[str, Any], dropped: Mapping[str, int], masks: Mapping[str, str]
+) -> dict[str, list[Any]]:
+    """Conditions of an earlier run: all under the same masks, else those that rest on no mask.
+
+    Files from before `masks` was written know masks by the number of weights alone.
+    """
+    alike = {**frame, "dropped": dict(dropped)}
+    same = taken_up(f"rivals_{file}", alike, "masks") in (None, dict(masks))
+    whole: dict[str, list[Any]] | None = taken_up(f"rivals_{file}", alike, "made") if same else None
+    if whole is not None:
+        return whole
     others: dict[str, list[Any]] = taken_up(f"rivals_{file}", frame, "made") or {}
     return {which: rows for which, rows in others.items() if which in OF_NO_MASK}
 

@@ -78,9 +78,12 @@ def test_rivals_that_rest_on_no_mask_are_kept_when_masks_change(
     monkeypatch.setattr(rivals, "taken_up", shared.taken_up)
     frame, made = {"set": "power"}, {"directed": [1], "steering": [2], "mask + prompt": [3], "random": [4]}
     shared.write_framed("rivals", "power", {**frame, "dropped": {"loud": 5}}, made=made)
-    assert rivals.kept("power", frame, {"loud": 5}) == made
-    assert rivals.kept("power", frame, {"loud": 6}) == {"steering": [2]}
-    assert rivals.kept("power", {"set": "wealth"}, {"loud": 5}) == {}
+    assert rivals.kept("power", frame, {"loud": 5}, {"loud": "a"}) == made
+    assert rivals.kept("power", frame, {"loud": 6}, {"loud": "a"}) == {"steering": [2]}
+    assert rivals.kept("power", {"set": "wealth"}, {"loud": 5}, {"loud": "a"}) == {}
+    shared.write_framed("rivals", "power", {**frame, "dropped": {"loud": 5}, "masks": {"loud": "a"}}, made=made)
+    assert rivals.kept("power", frame, {"loud": 5}, {"loud": "a"}) == made
+    assert rivals.kept("power", frame, {"loud": 5}, {"loud": "b"}) == {"steering": [2]}
     assert set(rivals.OF_NO_MASK) < {*rivals.CONDITIONS, rivals.ROUNDS}
 
 
