@@ -164,7 +164,7 @@ def draw(identity: ModelIdentity, share: float, stream: int) -> Masks:
 
 
 def subnetwork(name: str, masks: Mapping[str, Mask]) -> Subnetwork:
-    """Masks with a provenance as long as a real one: that of the headline, but for the sparsities."""
+    """Masks with a provenance as long as a real one: that of two rounds, but for the sparsities."""
     if not HEADLINE.is_file():
         sys.exit(f"no {HEADLINE.name} in benchmarks/results: run python -m benchmarks.ai_persona power first.")
     dropped, size = sum(m.dropped for m in masks.values()), sum(m.size for m in masks.values())

@@ -24,7 +24,7 @@ import torch
 from benchmarks.ai_persona import BUDGET
 from benchmarks.headline import opened, run_sets, taken_up, write_framed
 from personae.discovery import Session, Settings, capability, to_masks
-from personae.discovery.session import Family
+from personae.discovery.session import Family, hash_of
 from personae.discovery.steps import family_of
 from personae.evaluation.bootstrap import interval
 from personae.evaluation.scoring import encode_items, score_encoded
@@ -39,7 +39,7 @@ MULTIPLES = {
     "magnitude": (8.0, 64.0, 128.0),
     "generic": (8.0, 64.0, 128.0),
 }
-FEWER = 4  # times as many of what knows no persona, where short steps drop about a quarter of the weights
+FEWER = 4  # times as many of what knows no persona, as short steps drop 0.2 to 0.5 of the weights of two rounds
 
 
 def families(
@@ -50,7 +50,8 @@ def families(
         record = artefact[name]
         size, cheap = sum(m.dropped for m in record.masks.values()), float(record.provenance.parameters["cheap_share"])
         if "directed" in only:
-            settings = Settings(max_capability_loss=BUDGET, steps=steps).checked()
+            own_weight = float(record.provenance.parameters.get("own_weight", 0.0))
+            settings = Settings(max_capability_loss=BUDGET, steps=steps, own_weight=own_weight).checked()
             family = family_of(session, settings, pole, cheap)
             if record.provenance.parameters.get("round") == 2:
                 # A second round starts from a mask of about the final size; the headline's is one.
@@ -86,9 +87,10 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
             dropped = round(multiple * size) if beyond else min(round(multiple * size), family.most)
             key = {"condition": condition, "pole": contrast.poles[pole], "multiple": multiple}
             own = [p for p in points if all(p[k] == v for k, v in key.items())]
-            if any(p["dropped"] == dropped for p in own):
+            masks = hash_of(found.artefact[contrast.poles[pole]].masks) if condition == "directed" else None
+            if any(p["dropped"] == dropped and p.get("masks", masks) == masks for p in own):
                 continue
-            points = [p for p in points if p not in own]  # of a mask of another size
+            points = [p for p in points if p not in own]  # of another mask
             with wearing(session.targets, to_masks(family.at(dropped))):
                 scores, worn = score_encoded(model, items), capability(model, text)
             won = scores.outcomes() if pole == 0 else 1 - scores.outcomes()
@@ -96,7 +98,7 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
             acc, tied = interval(won), interval(won[scores.tied])
             points.append(
                 {
-                    **key, "dropped": dropped, "share": dropped / session.size,
+                    **key, "masks": masks, "dropped": dropped, "share": dropped / session.size,
                     "acc": [acc.value, acc.low, acc.high], "acc_tied": [tied.value, tied.low, tied.high],
                     "outcomes": won.tolist(), "plain": plain, "plain_error": plain_error, "chat": chat,
                     "chat_error": chat_error,

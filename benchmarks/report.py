@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
@@ -28,7 +29,7 @@ Made by `python -m benchmarks.report` from `benchmarks/results/`; the command th
 Figures are defined in [methods.md](methods.md), section 7, and [suites.md](suites.md); what was tried and dropped is
 told in [experiments.md](experiments.md).
 """
-FORMS = {"_steps": "", "": ", beside two rounds (float32)"}
+FORMS = {"_steps": "short steps", "": "two rounds (float32)"}
 FIGURES = {"acc": "acc", "acc_opposite": "acc_opposite (turned)", "tied_separation": "tied separation"}
 COSTS = (  # key of the summary, what must hold, what it is
     ("discovery.statistics_over_forward", "", "statistics of one pole over its plain forwards"),
@@ -90,16 +91,15 @@ def _headlines() -> Iterator[str]:
 
 
 def _rivals() -> Iterator[str]:
-    files = {f"rivals_{name}{form}": title + more for form, more in FORMS.items() for name, title in SETS.items()}
-    for file, title in files.items():
-        found = _read(file)
+    for (form, masks), (name, title) in product(FORMS.items(), SETS.items()):
+        found = _read(f"rivals_{name}{form}")
         if not found:
             continue
-        yield f"## Rivals and further controls: {title}\n"
+        yield f"## Rivals and further controls beside {masks}: {title}\n"
         yield from HEADINGS
         for rows in found["made"].values():
             yield from (row_of(row) for row in rows)
-        yield "\nHeadline minus each, paired over items; p after Holm over the table:\n"
+        yield f"\n`directed` ({masks}) minus each, paired over items; p after Holm over the table:\n"
         yield "| condition | " + " | ".join(FIGURES.values()) + " |"
         yield "|---|" + "---|" * len(FIGURES)
         for condition, figures in found["minus"].items():
@@ -114,12 +114,11 @@ def _difference(gap: dict[str, float]) -> str:
 
 
 def _frontiers() -> Iterator[str]:
-    files = {f"frontier_{name}{form}": title + more for form, more in FORMS.items() for name, title in SETS.items()}
-    for file, title in files.items():
-        found = _read(file)
+    for (form, masks), (name, title) in product(FORMS.items(), SETS.items()):
+        found = _read(f"frontier_{name}{form}")
         if not found:
             continue
-        yield f"## Frontier: {title}\n"
+        yield f"## Frontier of {masks}: {title}\n"
         yield "| condition | pole | dropped | acc of the pole | acc_tied | loss plain | loss chat |"
         yield "|---|---|---|---|---|---|---|"
         for p in found["points"]:

@@ -7,10 +7,12 @@
 The masks are those of `python -m benchmarks.ai_persona` (they are found first where they are absent). Rivals that have
 a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound, and
 are read on the same test items and the same final text. Steering and adapters are searched on `SEARCH_ANSWERS` chat
-answers, as the masks of two rounds: a search takes dozens of readings, and those of short steps read three times as
-many without spending half of the budget. Writes benchmarks/results/rivals_<set>.json
+answers, as the masks of two rounds, of short steps' text the first ones: a search takes dozens of readings. That leaves
+them a bound a little wider, and the whole budget, of which short steps spend less than half; `directed-forward` reads
+all of the text. Writes benchmarks/results/rivals_<set>.json
 (with --steps rivals_<set>_steps.json) anew after each condition, and an interrupted run goes on with the next one;
-conditions that rest on no mask are kept when other masks take the headline's place.
+what a condition rests on beside the frame is written with it (`rests_on`), and one whose masks or text have changed is
+measured anew.
 `minus` holds headline minus each one, paired over items, Holm over the file.
 """
 
@@ -29,7 +31,7 @@ from benchmarks.common import RESULTS, SEARCH_ANSWERS
 from benchmarks.headline import opened, run_sets, taken_up, write_framed
 from personae import load
 from personae.cli.console import bar
-from personae.discovery import Settings
+from personae.discovery import GenericText, Settings
 from personae.discovery.session import hash_of
 from personae.evaluation.bench import Bench
 from personae.evaluation.bootstrap import difference, holm
@@ -39,6 +41,7 @@ from personae.evaluation.poles import discovered, from_artefact
 from personae.evaluation.rivals import RIVALS, rival_conditions
 from personae.evaluation.scoring import encode_items, wins
 from personae.evaluation.shared import Shared
+from personae.subnetwork import Artefact
 
 RESAMPLES = 2000
 RANDOM_SEEDS = 20
@@ -46,7 +49,8 @@ HEADLINE = "directed"
 CONTROLS = ("random", "equal loss", "shuffled", "other")
 ROUNDS = "two rounds"  # the masks of whole rounds, beside those of short steps
 CONDITIONS = (*RIVALS, "directed-forward", *CONTROLS)
-OF_NO_MASK = (*(which for which in RIVALS if which != "mask + prompt"), "directed-forward", ROUNDS)
+SEARCHED = ("steering", "lora-sft", "lora-dpo")
+OF_NO_MASK = (*SEARCHED, "retrieval", "directed-forward", ROUNDS)
 _ROW = TypeAdapter(Row)
 
 
@@ -56,10 +60,10 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
     file = f"{name}_steps" if steps else name
     session, test = found.session, found.parts.test
     dropped = {n: sum(m.dropped for m in p.masks.values()) for n, p in found.artefact.personas.items()}
-    masks = {n: hash_of(p.masks) for n, p in found.artefact.personas.items()}
+    rest = rests_on(found.artefact, session.generic, _other(name, steps), _masks(name, None))
     frame = {**found.frame, "text_sha256": found.final.sha256}
-    made = kept(file, frame, dropped, masks)
-    frame |= {"dropped": dropped, "masks": masks}
+    made = kept(file, frame, dropped, rest)
+    frame["dropped"] = dropped
     items = encode_items(found.model, found.tokenizer, test)
     bench = Bench(found.model, session.targets, items, found.final, bar)
     shared = Shared(found.model, found.tokenizer, found.contrast, found.artefact, 0, bar, session)
@@ -99,25 +103,43 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
         rows = [make_row(c, bench.base, resamples=RESAMPLES, seed=0) for c in compute[which]()]
         made[which] = [_entry(row) for row in rows]
         tied = [bool(t) for t in bench.base.tied]
-        path = write_framed("rivals", file, frame, made=made, minus=minus(made, tied), tied=tied)
+        own = {key: rest[key] for key in made}
+        path = write_framed("rivals", file, frame, made=made, minus=minus(made, tied), tied=tied, rests_on=own)
         print(which, path, flush=True)
     session.forget()
 
 
-def kept(
-    file: str, frame: Mapping[str, Any], dropped: Mapping[str, int], masks: Mapping[str, str]
-) -> dict[str, list[Any]]:
-    """Conditions of an earlier run: all under the same masks, else those that rest on no mask.
+def rests_on(artefact: Artefact, generic: GenericText, other: Path, rounds: Path) -> dict[str, dict[str, Any]]:
+    """What each condition rests on beside the frame: hashes of masks, and of the text that it was searched on."""
 
-    Files from before `masks` was written know masks by the number of weights alone.
+    def masks_of(found: Artefact) -> dict[str, str]:
+        return {name: hash_of(persona.masks) for name, persona in sorted(found.personas.items())}
+
+    own, text = {"masks": masks_of(artefact)}, {"generic_sha256": generic.sha256}
+    rest: dict[str, dict[str, Any]] = dict.fromkeys((HEADLINE, "mask + prompt", *CONTROLS), own)
+    searched = {**text, "answers": min(generic.answers, SEARCH_ANSWERS)}
+    rest |= dict.fromkeys(SEARCHED, searched)
+    rest |= {"retrieval": {}, "directed-forward": {**text, "answers": generic.answers}}
+    if other.is_file():
+        rest["other"] = {**own, "other": masks_of(load(other))}
+    if rounds.is_file():
+        rest[ROUNDS] = {"masks": masks_of(load(rounds))}
+    return rest
+
+
+def kept(
+    file: str, frame: Mapping[str, Any], dropped: Mapping[str, int], rest: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[Any]]:
+    """Conditions of an earlier run that rest on the same masks and text.
+
+    Files from before `rests_on` was written know masks by the number of weights alone, and texts not at all.
     """
-    alike = {**frame, "dropped": dict(dropped)}
-    same = taken_up(f"rivals_{file}", alike, "masks") in (None, dict(masks))
-    whole: dict[str, list[Any]] | None = taken_up(f"rivals_{file}", alike, "made") if same else None
-    if whole is not None:
-        return whole
-    others: dict[str, list[Any]] = taken_up(f"rivals_{file}", frame, "made") or {}
-    return {which: rows for which, rows in others.items() if which in OF_NO_MASK}
+    made: dict[str, list[Any]] = taken_up(f"rivals_{file}", frame, "made") or {}
+    before: dict[str, Any] | None = taken_up(f"rivals_{file}", frame, "rests_on")
+    if before is not None:
+        return {which: rows for which, rows in made.items() if before.get(which) == rest.get(which)}
+    same = taken_up(f"rivals_{file}", {**frame, "dropped": dict(dropped)}, "made") is not None
+    return {which: rows for which, rows in made.items() if same or which in OF_NO_MASK}
 
 
 def _masks(name: str, steps: int | None) -> Path:

@@ -70,21 +70,46 @@ def test_a_file_is_taken_up_on_the_same_frame_only(shared: ModuleType, monkeypat
         assert shared.taken_up("rivals_power", {**frame, **changed}, "made") is None
 
 
-def test_rivals_that_rest_on_no_mask_are_kept_when_masks_change(
+def test_rivals_are_kept_while_what_they_rest_on_is_the_same(
     shared: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import rivals
 
     monkeypatch.setattr(rivals, "taken_up", shared.taken_up)
-    frame, made = {"set": "power"}, {"directed": [1], "steering": [2], "mask + prompt": [3], "random": [4]}
+    frame, made = {"set": "power"}, {"directed": [1], "steering": [2], "mask + prompt": [3], "two rounds": [4]}
+    old = {"directed": {"masks": "a"}, "mask + prompt": {"masks": "a"}, "steering": {"text": "t"}, "two rounds": {}}
+    # a file from before anything was written but numbers
     shared.write_framed("rivals", "power", {**frame, "dropped": {"loud": 5}}, made=made)
-    assert rivals.kept("power", frame, {"loud": 5}, {"loud": "a"}) == made
-    assert rivals.kept("power", frame, {"loud": 6}, {"loud": "a"}) == {"steering": [2]}
-    assert rivals.kept("power", {"set": "wealth"}, {"loud": 5}, {"loud": "a"}) == {}
-    shared.write_framed("rivals", "power", {**frame, "dropped": {"loud": 5}, "masks": {"loud": "a"}}, made=made)
-    assert rivals.kept("power", frame, {"loud": 5}, {"loud": "a"}) == made
-    assert rivals.kept("power", frame, {"loud": 5}, {"loud": "b"}) == {"steering": [2]}
-    assert set(rivals.OF_NO_MASK) < {*rivals.CONDITIONS, rivals.ROUNDS}
+    assert rivals.kept("power", frame, {"loud": 5}, old) == made
+    assert rivals.kept("power", frame, {"loud": 6}, old) == {"steering": [2], "two rounds": [4]}
+    assert rivals.kept("power", {"set": "wealth"}, {"loud": 5}, old) == {}
+    shared.write_framed("rivals", "power", {**frame, "dropped": {"loud": 5}}, made=made, rests_on=old)
+    assert rivals.kept("power", frame, {"loud": 5}, old) == made
+    other_masks = {**old, "directed": {"masks": "b"}, "mask + prompt": {"masks": "b"}}
+    assert rivals.kept("power", frame, {"loud": 5}, other_masks) == {"steering": [2], "two rounds": [4]}
+    other_text = {**old, "steering": {"text": "u"}}
+    assert rivals.kept("power", frame, {"loud": 5}, other_text) == {k: v for k, v in made.items() if k != "steering"}
+
+
+def test_every_condition_says_what_it_rests_on(
+    shared: ModuleType, tmp_path: Path, tiny_model: Callable[..., Any]
+) -> None:
+    from benchmarks import rivals
+
+    from personae import discover
+
+    model, tokenizer = tiny_model("llama")
+    options: dict[str, Any] = {"cheap_share": 0.3, "split_seed": None, "resume": False, "generic": small_generic()}
+    found = [discover(model, tokenizer, small_contrast(6), drop_share=share, **options) for share in (0.01, 0.02)]
+    paths = [tmp_path / f"{number}.persona" for number in (1, 2)]
+    for artefact, path in zip(found, paths, strict=True):
+        artefact.save(path)
+    rest = rivals.rests_on(found[0], small_generic(), paths[1], paths[0])
+    assert set(rest) == {*rivals.CONDITIONS, rivals.HEADLINE, rivals.ROUNDS}
+    assert rest["two rounds"] == rest["directed"]
+    assert rest["other"]["other"] != rest["directed"]["masks"] == rest["other"]["masks"]
+    assert rest["steering"]["answers"] <= rest["directed-forward"]["answers"]
+    assert not set(rivals.OF_NO_MASK) & {which for which, on in rest.items() if on == rest["directed"]} - {"two rounds"}
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,11 @@ def test_short_steps_for_the_persona_and_for_exchanged_labels(
             theirs = to_masks(stepped(session, settings, pole, 0.6).at(found.dropped[pole]))
             assert all(theirs[n] == masks[pole][n] for n in theirs)
     assert any(found.persona[0][n] != found.shuffled[0][n] for n in found.persona[0])
+    if own_weight:
+        alone = finder_of(context, generic, cheap_share=None, drop_share=None, **{**within, "own_weight": 0.0}).find(
+            data
+        )
+        assert any(found.persona[0][n] != alone.persona[0][n] for n in alone.persona[0])
     assert not {"steps", "own_weight"} & set(Finding().key)  # parts of runs without them stay what they were
     assert finder.key["steps"] == 4
     assert finder.key.get("own_weight", 0.0) == own_weight
