@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.readme import HEADINGS, SETS, rounds_table, row_of, table
 from benchmarks.report_inside import inside
+from benchmarks.rivals import CONDITIONS
 from benchmarks.run import PARTS
 from personae.evaluation.bootstrap import Estimate
 from personae.evaluation.results import ModelRecord
@@ -96,6 +97,8 @@ def _rivals() -> Iterator[str]:
         if not found:
             continue
         yield f"## Rivals and further controls beside {masks}: {title}\n"
+        if absent := [which for which in CONDITIONS if which not in found["made"]]:
+            yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
         yield from HEADINGS
         for rows in found["made"].values():
             yield from (row_of(row) for row in rows)

@@ -121,14 +121,18 @@ def summary() -> dict[str, float]:
 def _rivals(name: str) -> dict[str, float]:
     """Accuracy of the headline minus that of trained and steered rivals, and the best row that needs no gradient."""
     flat: dict[str, float] = {}
-    found = _read(f"rivals_{name}_steps")
-    if found:
-        for key, rival in (("sft", "lora-sft"), ("dpo", "lora-dpo"), ("caa", "steering")):
-            if rival in found["minus"]:
-                flat[f"{name}.headline.minus_{key}"] = found["minus"][rival]["acc"]["value"]
+    # A mean of paired differences is the difference of means, so a rival measured in float32 beside two rounds can
+    # stand in, on the same test items, for one that has not been measured in the headline's bfloat16 yet.
+    files = [_read(f"rivals_{name}{form}") or {"made": {}} for form in ("_steps", "")]
+    headline = _read(f"ai_persona_{name}_steps")
+    for key, rival in (("sft", "lora-sft"), ("dpo", "lora-dpo"), ("caa", "steering")):
+        measured = next((f for f in files if rival in f["made"]), None)
+        if measured and headline and measured["test_sha256"] == headline["evaluation"]["data"]["test_sha256"]:
+            own = next(r for r in headline["evaluation"]["rows"] if r["name"] == "directed")
+            [row] = measured["made"][rival]
+            flat[f"{name}.headline.minus_{key}"] = _value(own["acc"]) - _value(row["acc"])
     others = _read(f"ai_persona_{name}_methods")
-    files = [found or {}, _read(f"rivals_{name}") or {}]
-    rows = [r for file in files for rows in file.get("made", {}).values() for r in rows]
+    rows = [r for file in files for rows in file["made"].values() for r in rows]
     rows += others["evaluation"]["rows"] if others else []
     forward = [_value(r["acc"]) for r in rows if r["kind"] == "method" and r["cost"] == "forward-only"]
     if forward:  # the best of them on these very items, which favours them
