@@ -8,8 +8,8 @@ The masks are those of `python -m benchmarks.ai_persona` (they are found first w
 a strength (steering's coefficient, an adapter's scale, a mask's size) keep the same budget by the same upper bound, and
 are read on the same test items and the same final text. Steering and adapters are searched on `SEARCH_ANSWERS` chat
 answers, as the masks of two rounds, of short steps' text the first ones: a search takes dozens of readings. That leaves
-them a bound a little wider, and the whole budget, of which short steps spend less than half; `directed-forward` reads
-all of the text. Writes benchmarks/results/rivals_<set>.json
+them a bound a little wider, and the whole budget, of which the masks of short steps keep more than half on their search
+text; `directed-forward` reads all of the text. Writes benchmarks/results/rivals_<set>.json
 (with --steps rivals_<set>_steps.json) anew after each condition, and an interrupted run goes on with the next one;
 what a condition rests on beside the frame is written with it (`rests_on`), and one whose masks or text have changed is
 measured anew.
