@@ -51,8 +51,11 @@ FIGURES = (  # key of the summary, result file, figure in it
         for figure in ("auc", "auc_over_ceiling")
     ),
     # The run of our method alone holds the same cells as the whole grid, which takes over once it is there.
-    ("isolated30.power_acc", "suite_grid-power-ours", "isolated30.acc"),
-    ("isolated30.power_acc", "suite_grid-power", "isolated30.acc"),
+    *(
+        (f"isolated30.power_{figure}", f"suite_{grid}", f"isolated30.{figure}")
+        for grid in ("grid-power-ours", "grid-power")
+        for figure in ("acc", "capability_loss")  # never one without the other: these subnetworks no longer speak
+    ),
 )
 
 
