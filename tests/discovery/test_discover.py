@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import personae
 from discovery_data import bits, same_bits, small_contrast, small_generic
@@ -462,11 +464,18 @@ def test_a_discovery_killed_late_loses_no_pass(
         late.setattr(sys.modules["personae.discovery.discover"], "measure", killed)
         with pytest.raises(KeyboardInterrupt):
             run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
-    assert len(list((own_cache / "resume").iterdir())) == 3  # statistics, gradients, price
+    kept = list((own_cache / "resume").iterdir())
+    assert len(kept) == 3  # statistics, gradients, price
+    for path in kept:  # as if each had taken that long
+        with safe_open(path, framework="pt") as file:
+            sums, told = {n: file.get_tensor(n) for n in file.keys()}, file.metadata()  # noqa: SIM118
+        save_file(sums, path, metadata={**told, "seconds": "1000"})
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
+    resumed = run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
     assert not any(calls)
+    seconds = resumed.personas[resumed.names[0]].provenance.measured["seconds_of_discovery"]
+    assert 3000 < seconds < 4000
     assert list((own_cache / "resume").iterdir()) == []
 
 

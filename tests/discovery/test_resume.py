@@ -32,6 +32,28 @@ def test_round_trip(tmp_path: Path) -> None:
     assert kept.load() is None
 
 
+def test_seconds_of_killed_runs_add_up(tmp_path: Path) -> None:
+    first = Checkpoint(tmp_path, "key")
+    first.started -= 100
+    first.save(3, SUMS)
+    second = Checkpoint(tmp_path, "key")
+    assert second.before == 0.0
+    second.load()
+    assert 100 <= second.before < 110
+    second.started -= 50
+    second.save(4, SUMS)
+    third = Checkpoint(tmp_path, "key")
+    third.load()
+    assert 150 <= third.before < 170
+
+
+def test_sums_that_tell_no_seconds_are_still_taken_up(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path, "key")
+    save_file(SUMS_CONTIGUOUS, kept.path, metadata={"done": "3"})
+    assert kept.load() is not None
+    assert (kept.loaded, kept.before) == (3, 0.0)
+
+
 def test_another_key_is_another_file(tmp_path: Path) -> None:
     Checkpoint(tmp_path, ["model", 1]).save(3, SUMS)
     assert Checkpoint(tmp_path, ["model", 2]).load() is None

@@ -107,6 +107,7 @@ def discover(
         )  # fmt: skip
     else:
         _check_session(session, model, tokenizer, calibration_part, settings, generic=generic, targets=targets)
+    before = session.seconds_before
     with metered(model.device) as cost:
         chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
     identity = CalibrationIdentity(
@@ -132,7 +133,7 @@ def discover(
                     measured={
                         **choice.measured,
                         **both,
-                        "seconds_of_discovery": round(cost.seconds, 1),
+                        "seconds_of_discovery": round(cost.seconds + session.seconds_before - before, 1),
                         "peak_bytes_of_discovery": cost.peak_bytes,
                     },
                     versions=versions(),

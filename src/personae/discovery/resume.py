@@ -50,6 +50,7 @@ class Checkpoint:
     last: float = field(default_factory=time.monotonic)
     started: float = field(default_factory=time.monotonic)
     loaded: int = 0  # batches that an earlier run had kept here
+    before: float = 0.0  # seconds that these took there
 
     @property
     def path(self) -> Path:
@@ -61,11 +62,12 @@ class Checkpoint:
         """(batches done, sums), or None where there is nothing usable."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                done = int((file.metadata() or {})["done"])
+                metadata = file.metadata() or {}
+                done, before = int(metadata["done"]), float(metadata.get("seconds", 0.0))
                 sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        self.loaded = done
+        self.loaded, self.before = done, before
         return done, sums
 
     def due(self) -> bool:
@@ -75,10 +77,11 @@ class Checkpoint:
     def save(self, done: int, sums: Mapping[str, torch.Tensor]) -> None:
         """Replace the kept sums; a full disk costs only the chance to resume."""
         started = time.monotonic()
+        metadata = {"done": str(done), "seconds": f"{self.before + started - self.started:.1f}"}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as temporary:
-                save_file({n: t.contiguous() for n, t in sums.items()}, temporary, metadata={"done": str(done)})
+                save_file({n: t.contiguous() for n, t in sums.items()}, temporary, metadata=metadata)
         except (OSError, SafetensorError):  # safetensors reports a failed write as its own error
             pass
         finally:

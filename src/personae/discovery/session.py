@@ -78,6 +78,12 @@ class Session:
         )
         return self._kept[-1]
 
+    @property
+    def seconds_before(self) -> float:
+        """Seconds that killed runs spent on the passes which this one took up; their other work is not known."""
+        first = {kept.path: kept.before for kept in reversed(self._kept)}  # later ones may hold what this run made
+        return sum(first.values())
+
     def with_calibration(self, calibration: Calibration) -> Session:
         """The same model, generic text and what is computed from it, with other calibration items."""
         other = replace(self, calibration=calibration, _other_gains={}, _base=dict(self._base))
