@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def taken_up(stem: str, frame: Mapping[str, Any], key: str) -> Any:
 
 def write_framed(benchmark: str, name: str, frame: Mapping[str, Any], **found: Any) -> Path:
     """Replace results/<benchmark>_<set>.json by what was found, its frame, the machine and the command."""
-    command = " ".join([f"python -m benchmarks.{benchmark}", *sys.argv[1:]])
+    command = f"python -m benchmarks.{benchmark} {shlex.join(sys.argv[1:])}"
     return write(f"{benchmark}_{name}", {**frame, **found, "machine": machine(), "command": command})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -109,7 +110,9 @@ def _rivals() -> Iterator[str]:
             yield f"| {condition} | " + " | ".join(_difference(figures[key]) for key in FIGURES) + " |"
         yield ""
         yield from (f"- {row['name']}: {row['note']}" for rows in found["made"].values() for row in rows)
-        yield f"\n`{found['command']}`\n"
+        # The file is made by several runs: the command that would make all of it, not that of the last one.
+        asked = shlex.join(which for which in found["made"] if which in CONDITIONS)
+        yield f"\n`python -m benchmarks.rivals {name}{' --steps' * bool(form)} --only {asked}`\n"
 
 
 def _difference(gap: dict[str, float]) -> str:

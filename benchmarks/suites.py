@@ -77,7 +77,7 @@ def _mbti_tuned(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
 def _roleplay(name: str) -> Callable[[SuiteContext], SuiteResult]:
     """Within a budget, as MBTI's masks: the suite's fixed share costs more than the gains that it is there for.
 
-    Own answers weigh more: by the margin alone the masks of a play made all of its lines less likely, own ones too.
+    Own answers weigh more: by the margin alone most masks of a play made all of its lines less likely, own ones too.
     """
 
     def run_this(context: SuiteContext) -> SuiteResult:

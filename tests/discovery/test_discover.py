@@ -468,7 +468,7 @@ def test_a_discovery_killed_late_loses_no_pass(
     assert len(kept) == 3  # statistics, gradients, price
     for path in kept:  # as if each had taken that long
         with safe_open(path, framework="pt") as file:
-            sums, told = {n: file.get_tensor(n) for n in file.keys()}, file.metadata()  # noqa: SIM118
+            sums, told = {n: file.get_tensor(n).clone() for n in file.keys()}, file.metadata()  # noqa: SIM118
         save_file(sums, path, metadata={**told, "seconds": "1000"})
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))

@@ -47,9 +47,10 @@ def test_seconds_of_killed_runs_add_up(tmp_path: Path) -> None:
     assert 150 <= third.before < 170
 
 
-def test_sums_that_tell_no_seconds_are_still_taken_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [{}, {"seconds": "soon"}, {"seconds": "nan"}, {"seconds": "inf"}, {"seconds": "-1"}])
+def test_sums_that_tell_no_usable_seconds_are_still_taken_up(tmp_path: Path, told: dict[str, str]) -> None:
     kept = Checkpoint(tmp_path, "key")
-    save_file(SUMS_CONTIGUOUS, kept.path, metadata={"done": "3"})
+    save_file(SUMS_CONTIGUOUS, kept.path, metadata={"done": "3", **told})
     assert kept.load() is not None
     assert (kept.loaded, kept.before) == (3, 0.0)
 

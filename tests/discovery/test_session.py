@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis.extra import numpy as arrays
 from discovery_data import small_contrast, small_generic
 from personae.discovery import (
     METHODS,
+    Checkpoint,
     Session,
     Settings,
     collect_statistics,
@@ -248,6 +250,35 @@ def test_log_sigmoid_weighs_the_pairs_that_are_not_won_yet(tiny_model: TinyModel
         assert all(torch.allclose(found[n], expected[n], atol=1e-6) for n in expected)
     with pytest.raises(OptionError, match="unpaired"):
         session_on(tiny_model, paired=False).signed_gains(Settings(objective="log-sigmoid"), 0)
+
+
+def test_seconds_before_are_those_of_killed_runs_alone(tiny_model: TinyModel, own_cache: Path) -> None:
+    model, tokenizer = tiny_model("llama")
+
+    def opened() -> Session:
+        return open_session(model, tokenizer, small_contrast(5), generic=small_generic(), resume=True)
+
+    def kept(session: Session, content: str) -> Checkpoint:
+        checkpoint = session.checkpoint_of(content)
+        assert checkpoint is not None
+        return checkpoint
+
+    killed = opened()
+    for content, seconds in (("one pass", 100), ("another", 20)):
+        checkpoint = kept(killed, content)
+        checkpoint.started -= seconds
+        checkpoint.save(1, {"sums": torch.ones(2)})
+    assert killed.seconds_before == 0
+    session = opened()
+    first = kept(session, "one pass")
+    first.load()
+    assert 100 <= session.seconds_before < 110
+    first.started -= 1000
+    first.save(2, {"sums": torch.ones(2)})
+    kept(session, "one pass").load()  # what this run has made since is its own, and metered
+    assert 100 <= session.seconds_before < 110
+    kept(session, "another").load()
+    assert 120 <= session.seconds_before < 140
 
 
 def test_objectives_do_not_share_what_was_kept_of_them(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,12 +62,12 @@ class Checkpoint:
         """(batches done, sums), or None where there is nothing usable."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                done, before = int(metadata["done"]), float(metadata.get("seconds", 0.0))
+                told = file.metadata() or {}
+                done = int(told["done"])
                 sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        self.loaded, self.before = done, before
+        self.loaded, self.before = done, _seconds(told.get("seconds", ""))
         return done, sums
 
     def due(self) -> bool:
@@ -102,6 +102,15 @@ class Checkpoint:
         """Nothing to resume."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+
+def _seconds(told: str) -> float:
+    """Seconds as they were told; 0, a lower bound, where nothing usable was: sums are worth more than their timing."""
+    try:
+        seconds = float(told)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds >= 0 else 0.0
 
 
 def sweep(folder: Path) -> None:

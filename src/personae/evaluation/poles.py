@@ -99,6 +99,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
 
 def discovered(session: Session, settings: Settings, dev: Calibration, name: str) -> Poles:
     """Both poles of a method, found now."""
+    before = session.seconds_before
     with metered(session.model.device) as cost:
         first, second = choose(session, settings, dev)
     return Poles(
@@ -106,7 +107,7 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         masks=(to_masks(first.dropped), to_masks(second.dropped)),
         cheap_shares=(first.parameters.get("cheap_share"), second.parameters.get("cheap_share")),
         budget=settings.max_capability_loss,
-        seconds=cost.seconds,
+        seconds=cost.seconds + session.seconds_before - before,
         cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,

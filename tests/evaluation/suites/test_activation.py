@@ -150,6 +150,10 @@ def test_words_of_a_claim(base: Crossed) -> None:
     assert verdict(through, 0.01) == "goes through these weights"
     assert verdict(through, 0.2).startswith("no more lost")
     assert verdict(beside, 0.01) == "loses less than by random weights"
+    assert verdict(through, 0.01, through) == verdict(through, 0.01)
+    assert verdict(beside, 0.01, beside) == verdict(beside, 0.01)
+    assert verdict(through, 0.01, beside) == verdict(beside, 0.01, through)
+    assert verdict(through, 0.01, beside).endswith("no claim")
 
 
 def test_weights_that_carry_nothing_are_said_to(base: Crossed) -> None:

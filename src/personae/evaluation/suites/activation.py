@@ -148,7 +148,7 @@ def results(
                 "log_sigmoid_lost_minus_random": flat.over if counts else None,
             }  # fmt: skip
             shown = {k: v for k, v in cells.items() if k not in ("log_sigmoid_lost", "log_sigmoid_lost_random")}
-            rows.append((name, *shown.values(), verdict(one, p)))
+            rows.append((name, *shown.values(), verdict(one, p, flat)))
             figures |= {f"{pole}.{name}.{key}": cell for key, cell in cells.items()}
         tables.append(_gains(f"{names[pole]}: gains without the weights that carry it", rows))
         levels, more = _levels(f"{names[pole]}: margins and accuracies", own, seed)
@@ -157,14 +157,17 @@ def results(
     return figures, tuple(tables)
 
 
-def verdict(found: Lost, p_holm: float | None) -> str:
-    """What a row says, in words."""
+def verdict(found: Lost, p_holm: float | None, flat: Lost | None = None) -> str:
+    """What a row says, in words. flat: the same on log σ(margin), which may take a claim back."""
     if found.gain.high < 0:
         return "moves the base model away from the pole: no claim"
     if found.over is None or p_holm is None:
         return "does not move the base model: no claim"
     if p_holm >= LEVEL:
         return "no more lost than by random weights, as far as these items show"
+    other = None if flat is None else flat.over
+    if other is not None and (other.high < 0 < found.over.value or found.over.value < 0 < other.low):
+        return "turns round on log σ: a difference of scale, no claim"
     return "goes through these weights" if found.over.value > 0 else "loses less than by random weights"
 
 

@@ -119,7 +119,7 @@ def run(
     notes = [
         f"Masks: {settings.method} at "
         + (f"drop share {settings.drop_share}" if settings.max_capability_loss is None else "the capability budget")
-        + (f", own answers weigh {settings.own_weight:g} more" if settings.own_weight else "")
+        + (f", own weight {settings.own_weight:g}" if settings.own_weight else "")
         + f", found on at most {numbers['calibration_items']} answers a character and as many of others to the nearest "
         f"questions; questions are split {FRACTIONS} by hash. Answers are cut at {ANSWER_TOKENS} tokens. Intervals: "
         "bootstrap over test answers, within characters, of masks as found once.",
