@@ -475,7 +475,7 @@ def test_a_discovery_killed_late_loses_no_pass(
     resumed = run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
     assert not any(calls)
     seconds = resumed.personas[resumed.names[0]].provenance.measured["seconds_of_discovery"]
-    assert 3000 < seconds < 4000
+    assert 3000 <= seconds < 4000  # to a tenth: the rest may take less
     assert list((own_cache / "resume").iterdir()) == []
 
 
