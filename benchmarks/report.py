@@ -111,8 +111,9 @@ def _rivals() -> Iterator[str]:
         yield ""
         yield from (f"- {row['name']}: {row['note']}" for rows in found["made"].values() for row in rows)
         # The file is made by several runs: the command that would make all of it, not that of the last one.
-        asked = shlex.join(which for which in found["made"] if which in CONDITIONS)
-        yield f"\n`python -m benchmarks.rivals {name}{' --steps' * bool(form)} --only {asked}`\n"
+        asked = [which for which in found["made"] if which in CONDITIONS]
+        only = ["--only", *asked] if asked else []
+        yield f"\n`python -m benchmarks.rivals {shlex.join([name, *['--steps'] * bool(form), *only])}`\n"
 
 
 def _difference(gap: dict[str, float]) -> str:

@@ -139,7 +139,7 @@ def kept(
     if before is not None:
         return {which: rows for which, rows in made.items() if before.get(which) == rest.get(which)}
     same = taken_up(f"rivals_{file}", {**frame, "dropped": dict(dropped)}, "made") is not None
-    return {which: rows for which, rows in made.items() if same or which in OF_NO_MASK}
+    return {which: rows for which, rows in made.items() if (same or which in OF_NO_MASK) and which in rest}
 
 
 def _masks(name: str, steps: int | None) -> Path:
