@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from cli_helpers import Cli
 
 
@@ -26,10 +28,25 @@ def test_a_local_task_under_a_persona(cli: Cli, llama: Path, artefact: Path, her
     assert json.loads(results.read_text())["results"]["small"]["sample_len"] == 3
 
 
+def test_the_base_model_where_nothing_stands_before_the_dashes(
+    cli: Cli, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[dict[str, object], list[str]]] = []
+    run = "personae.evaluation.lm_eval_model.run_lm_eval"
+    monkeypatch.setattr(run, lambda given, words: asked.append((given, words)))
+    done = cli("lm-eval", "--model", llama, "--", "--tasks", "small", "--limit", "5")
+    assert done.code == 0, done.err
+    [(given, words)] = asked
+    assert words == ["--tasks", "small", "--limit", "5"]
+    assert not {"artefact", "persona"} & given.keys()
+
+
 def test_errors_before_lm_eval_starts(cli: Cli, llama: Path, artefact: Path) -> None:
     for arguments, said in (
         (("lm-eval", artefact, "-p", "loud", "--model", llama), "options are missing"),
         (("lm-eval", artefact, "--model", llama, "--", "--tasks", "x"), "belong together"),
+        (("lm-eval", "-p", "loud", "--model", llama, "--", "--tasks", "x"), "belong together"),
+        (("lm-eval", "--", "--model", "hf", "--tasks", "x"), "belongs to"),
         (("lm-eval", artefact, "-p", "calm", "--model", llama, "--", "--tasks", "x"), "calm"),
         (("lm-eval", artefact, "-p", "loud", "--model", llama, "--", "--tasks", "x", "--model", "hf"), "belongs to"),
     ):

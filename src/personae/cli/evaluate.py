@@ -27,8 +27,15 @@ from personae.cli.discover import read_data
 from personae.cli.suite import SUITES, run_suite
 from personae.errors import DataError, OptionError
 
+# What --suite takes; every other option shapes the table of one contrast, and a suite would drop it without a word.
+_OF_SUITES = (
+    "contrast", "artefact", "model", "second_model", "suite", "data_folder", "persona", "limit", "output", "dtype",
+    "device", "seed", "as_json",
+)  # fmt: skip
+
 
 def evaluate(
+    context: typer.Context,
     contrast: Annotated[str | None, typer.Argument(help="Built-in name, file, or hub:owner/name.")] = None,
     artefact: Annotated[Path | None, typer.Argument(help="A .persona file with both poles.")] = None,
     model: ModelOption = None,
@@ -55,7 +62,7 @@ def evaluate(
     allow_other_weights: Annotated[bool, typer.Option(help="Same names and shapes, other weights.")] = False,
     suite: Annotated[str | None, typer.Option(help=f"A whole protocol instead: {', '.join(SUITES)}.")] = None,
     data_folder: Annotated[Path | None, typer.Option("--data", help="Folder of the public data, for --suite.")] = None,
-    persona: Annotated[list[Path] | None, typer.Option(help="A .persona file for --suite capability and big-five; may be repeated.")] = None,
+    persona: Annotated[list[Path] | None, typer.Option(help="A .persona file for --suite capability, big-five (may be repeated) and generation (exactly one).")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many items a set, for --suite.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here as well; with --suite also its Markdown.")] = None,
     dtype: DtypeOption = "auto",
@@ -75,8 +82,7 @@ def evaluate(
     if suite is not None:
         if artefact is not None:
             raise OptionError(f"--suite {suite} takes no artefact; masks go with --persona FILE.")
-        if calibration is not None:
-            raise OptionError(f"--calibration belongs to a contrast; --suite {suite} chooses its own items.")
+        _refuse_others(context, suite)
         run_suite(
             suite, contrast=contrast, data=data_folder, personas=tuple(persona or ()), limit=limit, output=output,
             model=model, second_model=second_model, dtype=dtype, device=device, seed=seed, as_json=as_json,
@@ -137,6 +143,26 @@ def evaluate(
         print_json(said)
     else:
         out.print(to_rich(result))
+
+
+def _refuse_others(context: typer.Context, suite: str) -> None:
+    """Errors: `OptionError` for options given with --suite that belong to the table of one contrast."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in _OF_SUITES and _typed(context, str(parameter.name))
+    ]
+    if given:
+        belong = "belongs" if len(given) == 1 else "belong"
+        raise OptionError(
+            f"{', '.join(given)} {belong} to the table of one contrast; --suite {suite} has its own protocol "
+            "(docs/suites.md says how to change its settings from Python)."
+        )
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _own_items(source: str, data: Any, made: Any, split_seed: int, *, examples: bool) -> tuple[Any, Any]:

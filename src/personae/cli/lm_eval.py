@@ -27,6 +27,9 @@ def lm_eval(
     from personae.evaluation.lm_eval_model import register, run_lm_eval, worn
 
     register()  # refuses before anything is loaded
+    if artefact is not None and str(artefact).startswith("-"):  # what stands first after a bare --
+        context.args.insert(0, str(artefact))
+        artefact = None
     if not context.args:
         raise OptionError(
             "lm-eval's options are missing: personae lm-eval FILE -p NAME -- --tasks arc_easy --limit 100"

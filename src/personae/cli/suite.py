@@ -107,9 +107,11 @@ def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]
         # A share fixed beforehand can cost far more than the product's budget; docs/experiments.md has a case.
         return mbti(context, cheap_share=None, drop_share=None, max_capability_loss=DEFAULT_BUDGET)
     if name == "roleplay":
+        from personae.discovery import DEFAULT_BUDGET, Settings
         from personae.evaluation.suites.roleplay import run as roleplay
 
-        return roleplay(context)
+        # By the margin alone most masks of a play made all of its lines less likely, the character's own too.
+        return roleplay(context, settings=Settings(max_capability_loss=DEFAULT_BUDGET, rounds=1, own_weight=1.0))
     if name == "big-five":
         from personae.evaluation.suites.big_five import run as big_five
 
