@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from personae.models import find_targets, fingerprint
+from personae.models import find_targets, fingerprint, surroundings
 
 
 def test_bfloat16_and_float32_of_one_checkpoint_are_the_same_model(tiny_model: Any, architecture: str) -> None:
@@ -48,3 +48,33 @@ def test_weights_outside_the_targets_do_not_count(tiny_model: Any) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight.zero_()
     assert fingerprint(find_targets(model)) == before
+
+
+def test_what_stands_beside_the_targets_is_hashed_apart(tiny_model: Any, architecture: str) -> None:
+    """A copy tuned in its norms, biases or embeddings has the same targets and answers otherwise."""
+    model, _ = tiny_model(architecture)
+    targets = find_targets(model)
+    before = surroundings(model, targets)
+    targets[0].weight[0, 0] += 0.5  # a target counts in the fingerprint, not here
+    assert surroundings(model, targets) == before
+    own = {t.weight.untyped_storage().data_ptr() for t in targets}
+    beside = {n: p for n, p in model.named_parameters() if p.untyped_storage().data_ptr() not in own}
+    assert beside
+    seen = {before}
+    for parameter in beside.values():
+        with torch.no_grad():
+            parameter.view(-1)[0] += 0.5
+        seen.add(surroundings(model, targets))
+    assert len(seen) == 1 + len(beside)
+
+
+def test_configuration_and_precision_count_but_not_where_a_model_came_from(tiny_model: Any) -> None:
+    model, _ = tiny_model("llama")
+    targets = find_targets(model)
+    before = surroundings(model, targets)
+    model.config._name_or_path = "elsewhere"
+    assert surroundings(model, targets) == before
+    model.config.rope_parameters = {"rope_type": "default", "rope_theta": 500.0}
+    assert surroundings(model, targets) != before
+    half, _ = tiny_model("llama", dtype=torch.bfloat16)
+    assert surroundings(half, find_targets(half)) != before

@@ -37,6 +37,7 @@ from personae.models import (
     encode_prompt,
     end_of_turn,
     fingerprint,
+    surroundings,
 )
 
 WINDOW = 256  # tokens of a window of plain text
@@ -224,7 +225,10 @@ def _sampled(
     openings = [tuple(tokenizer(o)["input_ids"]) for o in _cycled(_lines("plain_openings.txt"), plain_items)]
     prompts = [tuple(encode_prompt(tokenizer, p)) for p in _cycled(neutral_prompts(), chat_items)]
     # the prompts as token ids: another tokenizer, template or list of prompts makes another text
-    recipe = json.dumps([fingerprint(targets), str(model.dtype), openings, prompts, seed, WINDOW, ANSWER_TOKENS, 3])
+    beside = surroundings(model, targets)
+    recipe = json.dumps(
+        [fingerprint(targets), beside, str(model.dtype), openings, prompts, seed, WINDOW, ANSWER_TOKENS, 3]
+    )
     path = cache_directory() / "generic" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.json"
     if path.is_file():
         try:

@@ -17,7 +17,7 @@ from personae.models.encode import (
     render_answer,
     render_prompt,
 )
-from personae.models.fingerprint import fingerprint
+from personae.models.fingerprint import fingerprint, surroundings
 from personae.models.load import DTYPES, fast_dtype, load_model, pick_device, quiet_transformers, read_gguf
 from personae.models.log_probabilities import (
     DEFAULT_BATCH_TOKENS,
@@ -67,5 +67,6 @@ __all__ = [
     "score_continuations",
     "score_sequences",
     "sequence_batches",
+    "surroundings",
     "text_nll",
 ]

@@ -1,15 +1,20 @@
-"""A model's fingerprint: one hash of the values of its target weights.
+"""A model's fingerprint: one hash of the values of its target weights; and a second one of all the rest.
 
 Weights are rounded to bfloat16 before hashing, so that one checkpoint loaded in float32 and in
 bfloat16 is the same model; anything that changes a weight by more than that rounding is another.
+
+The fingerprint says whose masks fit, so it leaves out what no mask touches. What keeps readings of a model for later
+needs more: a copy with other norms, biases or embeddings has the same targets and answers otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedModel
 
 from personae.models.targets import Target
 
@@ -22,3 +27,25 @@ def fingerprint(targets: Sequence[Target]) -> str:
         values = target.weight.to(torch.bfloat16).contiguous().cpu()
         total.update(values.view(torch.uint8).numpy().data)
     return f"sha256:{total.hexdigest()}"
+
+
+def surroundings(model: PreTrainedModel, targets: Sequence[Target]) -> str:
+    """'sha256:' and the hash of all that answers beside the targets: other parameters, buffers, configuration, device.
+
+    Every tensor as it is, in its own dtype; of the configuration all but where the model came from and by which version
+    of transformers. The kind of device counts, and so does the attention kernel: both decide the last digits.
+    """
+    own = {t.weight.untyped_storage().data_ptr() for t in targets}
+    total = hashlib.sha256()
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
+        if tensor.untyped_storage().data_ptr() in own:
+            continue
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
+    kernel = getattr(model.config, "_attn_implementation", None)
+    total.update(json.dumps([config, kernel, model.device.type], sort_keys=True, default=str).encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+_ORIGIN = {"_name_or_path", "_commit_hash", "transformers_version"}

@@ -49,6 +49,16 @@ def other_weights(context: SuiteContext) -> SuiteContext:
     return other
 
 
+def other_norm(context: SuiteContext) -> SuiteContext:
+    """The same targets, so the same fingerprint."""
+    model = copy.deepcopy(context.model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1  # type: ignore[operator, union-attr]
+    other = replace(context, model=model, _targets=[], _fingerprint="", _surroundings="")
+    assert other.fingerprint == context.fingerprint
+    return other
+
+
 def other_template(context: SuiteContext) -> SuiteContext:
     tokenizer: Any = copy.deepcopy(context.tokenizer)
     tokenizer.chat_template = "Be brief.\n" + tokenizer.chat_template
@@ -72,6 +82,7 @@ def other_file(context: SuiteContext) -> SuiteContext:
     "changed",
     [
         other_weights,
+        other_norm,
         other_template,
         other_tokens,
         other_file,

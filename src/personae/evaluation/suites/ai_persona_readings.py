@@ -37,7 +37,7 @@ from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.letters import letter_figures, letter_margins
 from personae.evaluation.suites.report import Cell, Table
 from personae.evaluation.table import from_dict, to_dict
-from personae.models import find_targets, fingerprint
+from personae.models import find_targets, fingerprint, surroundings
 from personae.personas import Contrast
 from personae.runtime import wearing
 from personae.subnetwork import Artefact
@@ -183,7 +183,11 @@ def read_stronger(bench: SetBench, stronger: Loaded) -> list[Line]:
     note = f"{getattr(model.config, '_name_or_path', '') or type(model).__name__}, without any mask"
     lines = []
     writing = replace(bench.context, tokenizer=tokenizer).writing
-    who = {"fingerprint": fingerprint(find_targets(model)), "dtype": str(model.dtype), "writing": writing}
+    targets = find_targets(model)
+    who = {
+        "fingerprint": fingerprint(targets), "surroundings": surroundings(model, targets), "dtype": str(model.dtype),
+        "writing": writing,
+    }  # fmt: skip
     for name in NAMES:
         content = bench.part(f"{name} of {type(model).__name__}", partial(read, name), **who)
         first, second = (wins(np.array(content[side])) for side in ("first", "second"))

@@ -19,7 +19,7 @@ from personae.discovery import Progress, silent, versions
 from personae.errors import DataError
 from personae.evaluation.kept import Kept
 from personae.evaluation.results import ModelRecord
-from personae.models import Target, encode, find_targets, fingerprint
+from personae.models import Target, encode, find_targets, fingerprint, surroundings
 
 
 @dataclass
@@ -40,6 +40,7 @@ class SuiteContext:
     read: dict[str, str] = field(default_factory=dict)
     _targets: list[Target] = field(default_factory=list)
     _fingerprint: str = ""
+    _surroundings: str = ""
 
     @property
     def targets(self) -> list[Target]:
@@ -54,6 +55,13 @@ class SuiteContext:
         if not self._fingerprint:
             self._fingerprint = fingerprint(self.targets)
         return self._fingerprint
+
+    @property
+    def surroundings(self) -> str:
+        """Of all that answers beside the targets, computed once."""
+        if not self._surroundings:
+            self._surroundings = surroundings(self.model, self.targets)
+        return self._surroundings
 
     @property
     def writing(self) -> list[Any]:
@@ -78,7 +86,8 @@ class SuiteContext:
         versions.
         """
         frame = [
-            self.fingerprint, str(self.model.dtype), sorted(self.read.items()), self.seed, self.limit, self.writing,
+            self.fingerprint, self.surroundings, str(self.model.dtype), sorted(self.read.items()), self.seed,
+            self.limit, self.writing,
         ]  # fmt: skip
         kept = Kept(self.parts, frame)
         found = kept.read(name, settings)
