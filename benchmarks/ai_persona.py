@@ -120,6 +120,7 @@ def headline(
 def run_methods(name: str, dtype: str, methods: Sequence[str]) -> None:
     """The paper's scores and SparseGPT's, each with the largest masks that keep the same budget.
 
+    It is kept by an upper bound, and theirs is wider, as their search reads fewer answers: they spend less of it.
     The file is written anew after each method, and an interrupted run goes on with the next one.
     """
     model, tokenizer = load_model(dtype=dtype)
@@ -130,7 +131,11 @@ def run_methods(name: str, dtype: str, methods: Sequence[str]) -> None:
     generic = dataclasses.replace(generic, answers=24)
     path = RESULTS / f"ai_persona_{name}_methods.json"
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    frame = {"budget": BUDGET, "most_pairs": PAIRS, "set": name, "dtype": dtype, "test_sha256": parts.test.sha256}
+    frame = {
+        "budget": BUDGET, "most_pairs": PAIRS, "set": name, "dtype": dtype, "test_sha256": parts.test.sha256,
+        "fingerprint": fingerprint(find_targets(model)), "versions": versions(), "text_sha256": final.sha256,
+        "calibration_sha256": parts.calibration.sha256, "generic_sha256": generic.sha256, "answers": generic.answers,
+    }  # fmt: skip
     rows: list[Any] = kept["evaluation"]["rows"] if all(kept.get(k) == v for k, v in frame.items()) else []
     session = open_session(model, tokenizer, parts.calibration, generic=generic, progress=bar)
     bench: Bench | None = None

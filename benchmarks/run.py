@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.ai_persona import SETS
 from benchmarks.common import RESULTS, write
+from benchmarks.rivals import CONTROLS
 from benchmarks.suites import SUITES
 
 PARTS = {
@@ -48,7 +49,7 @@ FIGURES = (  # key of the summary, result file, figure in it
     *(
         (f"mbti.{d}.{figure}", f"suite_mbti-{d}", f"{d}.{figure}")
         for d in ("EI", "SN", "TF", "JP")
-        for figure in ("auc", "auc_over_ceiling")
+        for figure in ("auc", "auc_over_ceiling", "auc_gain_over_ceiling")
     ),
     # The run of our method alone holds the same cells as the whole grid, which takes over once it is there.
     *(
@@ -74,7 +75,8 @@ def summary() -> dict[str, float]:
             flat[f"{name}.{form}.capability_loss"] = row["capability_loss"]
             claim = next((c for c in row["claims"] if c["figure"] == "acc"), None)
             if claim and form == "headline":
-                flat[f"{name}.headline.minus_best_control"] = claim["value"]
+                flat[f"{name}.headline.minus_best_control_of_its_size"] = claim["value"]
+                flat[f"{name}.headline.minus_best_control"] = min([claim["value"], *_other_controls(name)])
         flat |= _rivals(name)
     speed = _read("discovery_speed")
     if speed:
@@ -121,6 +123,13 @@ def summary() -> dict[str, float]:
         if both:  # the worst headline mask
             flat[f"capability.{task}"] = min(_value(kept["figures"][task]) for kept in both)
     return flat
+
+
+def _other_controls(name: str) -> list[float]:
+    """Accuracy of the headline minus each control that stands among its rivals: another persona's mask, and so on."""
+    found = _read(f"rivals_{name}_steps") or {"made": {}, "minus": {}}
+    rows = [row["name"] for which in CONTROLS for row in found["made"].get(which, ())]
+    return [_value(found["minus"][row]["acc"]) for row in rows]
 
 
 def _rivals(name: str) -> dict[str, float]:

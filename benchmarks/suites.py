@@ -106,7 +106,11 @@ def _grid(name: str, **chosen: Any) -> Callable[[SuiteContext], SuiteResult]:
         from personae.evaluation.suites.isolated_grid import run
 
         generic, final = texts(context.tokenizer)
-        text = replace(final, plain=final.plain[:8], chat=final.chat[:24])
+        # Less than a headline is read on, for a cell of so many; answers come pole by pole, so these are of one.
+        text = replace(
+            final, plain=final.plain[:8], chat=final.chat[:24],
+            name=f"the first 8 windows and the first 24 answers, all of one pole, of: {final.name}",
+        )  # fmt: skip
         return run(context, contrast_of(name), generic=replace(generic, answers=24), text=text, **chosen)
 
     return run_this

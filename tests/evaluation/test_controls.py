@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from personae.discovery import GenericText, discover, encode_contrast, open_session, steps
 from personae.errors import OptionError
-from personae.evaluation import evaluate
+from personae.evaluation import controls, evaluate
 from personae.evaluation.controls import random_masks, scored_masks
 from personae.evaluation.poles import dropped
 from personae.models import find_targets
@@ -92,6 +92,21 @@ def test_shuffled_labels_find_a_mask_of_the_same_size_among_the_same_candidates(
     assert row.readings[0].difference != own.readings[0].difference
     # what it learned from shuffled pairs moves real ones less than what the persona learned from real pairs
     assert row.margin.value - row.margin_opposite.value < own.margin.value - own.margin_opposite.value
+
+
+def test_shuffled_labels_weigh_own_answers_where_the_persona_did(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    how = {"objective": "log-sigmoid", "own_weight": 0.5, "rank_by": "gain"}
+    artefact = discover(model, tokenizer, contrast, generic=generic, max_capability_loss=0.5, resume=False, **how)
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    seen: list[Any] = []
+    real = controls.family_of
+    monkeypatch.setattr(controls, "family_of", lambda s, given, *rest: seen.append(given) or real(s, given, *rest))
+    result = evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session, resamples=50)
+    assert {(s.objective, s.own_weight, s.rank_by, s.rounds) for s in seen} == {("log-sigmoid", 0.5, "gain", 1)}
+    assert "in one round" in result["shuffled"].note
 
 
 def test_shuffled_labels_take_short_steps_where_the_persona_did(

@@ -261,6 +261,20 @@ def test_a_session_on_fewer_targets_is_refused(
         evaluate(model, tokenizer, contrast, artefact_of(model, contrast), session=narrow)
 
 
+def test_a_session_on_tested_questions_finds_nothing(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, artefact_of: ArtefactOf
+) -> None:
+    """Its statistics and gradients would be of the answers that are scored."""
+    model, tokenizer = model_and_tokenizer
+    every = open_session(model, tokenizer, contrast, generic=generic, resume=False)
+    test = split(contrast).test
+    for fitted in ({"methods": ("wanda",)}, {"rivals": ("steering",)}, {"controls": ("shuffled",)}):
+        with pytest.raises(OptionError, match=f"on {len(test)} of the {len(test)} questions that are tested"):
+            evaluate(model, tokenizer, contrast, artefact_of(model, contrast), session=every, **fitted)
+    result = evaluate(model, tokenizer, contrast, session=every, controls=(), resamples=20)  # nothing is found in it
+    assert result.data.items == len(test)
+
+
 def test_calibrated_test_items_are_warned_of_and_noted(
     model_and_tokenizer: Any, contrast: Contrast, session: Session, artefact_of: ArtefactOf
 ) -> None:

@@ -60,7 +60,7 @@ def test_settings_take_over_the_budget_or_the_share(
     stepped = artefact_of(model, contrast, max_capability_loss=0.2, cheap_share=0.6, steps=5)
     assert from_artefact(stepped, contrast).cost == "5 backwards of 8 pairs"
     once_more = settings_for("directed", stepped, contrast)
-    assert from_artefact(stepped, contrast).in_steps == once_more
+    assert from_artefact(stepped, contrast).found_by == once_more
     assert (once_more.steps, once_more.rounds) == (5, None)
     assert settings_for("wanda", stepped, contrast).steps is None
     assert settings_for("wanda", fixed, contrast).sparsity == fixed["loud"].provenance.sparsity
@@ -133,5 +133,8 @@ def test_calibration_on_everything_or_on_something_unknown(contrast: Contrast) -
     unknown = overlap_warning(part, contrast, test, 0)
     assert unknown is not None
     assert "is not known" in unknown
-    assert overlap_warning(part.model_copy(update={"name": "else"}), contrast, test, 0) is None
+    renamed = overlap_warning(part.model_copy(update={"name": "else"}), contrast, test, 0)
+    assert renamed is not None
+    assert "calibrated on 'else'" in renamed
+    assert "is not known" in renamed
     assert overlap_warning(part, contrast, contrast, None) is not None

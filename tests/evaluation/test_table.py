@@ -126,6 +126,7 @@ def test_markdown_is_one_table_with_its_remarks(evaluation: Evaluation) -> None:
 
 
 def test_a_failed_claim_says_so(evaluation: Evaluation) -> None:
+    evaluation = replace(evaluation, resamples=2000)
     row = evaluation["directed"]
     lost = replace(row, claims=tuple(replace(c, value=-0.1, p=0.0001) for c in row.claims))
     text = to_markdown(replace(evaluation, rows=(lost,)))
@@ -133,8 +134,13 @@ def test_a_failed_claim_says_so(evaluation: Evaluation) -> None:
     assert "p < 0.001" in text
     unclear = replace(row, claims=tuple(replace(c, value=0.1, p_holm=0.06) for c in row.claims))
     assert to_markdown(replace(evaluation, rows=(unclear,))).count("not told apart from its controls") == 3
+    few = replace(evaluation, rows=(unclear,), resamples=99)  # three claims: the smallest p after Holm is 0.06
+    assert to_markdown(few).count("too few resamples to tell") == 3
     clear = replace(row, claims=tuple(replace(c, value=0.1, p_holm=0.04) for c in row.claims))
     assert "its controls" not in to_markdown(replace(evaluation, rows=(clear,)))
+    assert "controls have the size of" not in to_markdown(evaluation)
+    two = (row, replace(row, name="wanda"))
+    assert "controls have the size of directed's masks" in to_markdown(replace(evaluation, rows=two))
 
 
 def rendered(what: Any, width: int) -> str:

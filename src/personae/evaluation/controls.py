@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -58,22 +59,27 @@ def control_conditions(
 def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) -> Condition:
     """Masks found in the same way from the same items with the labels of half the pairs exchanged.
 
-    Same candidates, same number of weights, as many short steps, or one round. What it gains is what fitting any
-    direction gains.
+    Same candidates, objective and β, same number of weights, as many short steps; of rounds one, since later ones
+    start from a mask that the persona's own gains chose. What it gains is what fitting any direction gains.
     """
     items = encode_contrast(bench.model, shared.tokenizer, shared.calibration.shuffled_labels(seed))
     session = shared.session.with_calibration(items)
-    settings = poles.in_steps or Settings(rounds=1)
-    masks = []
+    settings = poles.found_by or Settings()
+    if not settings.steps:
+        settings = replace(settings, rounds=1)
+    masks, fewer = [], 0
     for pole, (own, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True)):
         if cheap is None:
             raise OptionError("--control shuffled repeats directed, and this persona was not found by directed.")
         masks.append(to_masks(family_of(session, settings, pole, cheap).at(dropped(own))))
+        fewer += dropped(own) - dropped(masks[-1])
     pair = (masks[0], masks[1])
     sides, loss = bench.both("shuffled", pair)
     return Condition(
         "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed", settings.steps),
-        seeds=(seed,), note="as many weights, found from the same pairs with half of the labels exchanged",
+        seeds=(seed,),
+        note=f"as many weights{f' less {fewer} that gain nothing' * bool(fewer)}, found from the same pairs with half "
+        f"of the labels exchanged, {f'in {settings.steps} short steps' if settings.steps else 'in one round'}",
     )  # fmt: skip
 
 

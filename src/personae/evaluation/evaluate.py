@@ -26,7 +26,7 @@ from personae.evaluation.poles import check_artefact, discovered, from_artefact,
 from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, TextRecord
 from personae.evaluation.rivals import RIVALS, rival_conditions
 from personae.evaluation.scoring import ItemScores, baselines, doubts, encode_items
-from personae.evaluation.shared import Shared, check_apart
+from personae.evaluation.shared import Shared, check_apart, check_unread
 from personae.models import Target, find_targets, fingerprint, render_prompt
 from personae.personas import Contrast, split
 from personae.runtime import PersonaModel, check_base
@@ -91,6 +91,9 @@ def evaluate(
         calibrated = artefact[contrast.positive].provenance.calibration
         if calibration is None or calibrated is None or calibrated.sha256 != calibration.sha256:
             _warn(notes, overlap_warning(calibrated, contrast, test, split_seed))
+    calibrating = [*methods, *(set(rivals) - {"mask + prompt"}), *(set(controls) & set(SLOW_CONTROLS))]
+    if session is not None and calibrating:
+        check_unread(session, items.questions)
     shared = Shared(model, tokenizer, contrast, artefact, split_seed, progress, session, calibration, dev)
     targets = shared.targets(every)
     text = capability_text or unread_text(shared.session.generic)

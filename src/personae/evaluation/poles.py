@@ -46,8 +46,8 @@ _NO_STATISTICS = ("magnitude", "random")
 class Poles:
     """Masks of both poles under one name. cheap_shares: c of each pole, None where the method has no candidates.
 
-    budget: the capability loss it was allowed, None where shares were asked for instead. in_steps: the
-    settings, where the masks were found in short steps.
+    budget: the capability loss it was allowed, None where shares were asked for instead. found_by: the settings
+    that found the masks, where `directed` did.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Poles:
     cost: str
     note: str = ""
     peak_bytes: int | None = None
-    in_steps: Settings | None = None
+    found_by: Settings | None = None
 
 
 def dropped(masks: Masks) -> int:
@@ -82,8 +82,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     records = [p.provenance for p in parts]
     seconds = [r.measured.get("seconds_of_discovery") for r in records]
     peaks = [r.measured.get("peak_bytes_of_discovery") for r in records]
-    stepped = records[0].parameters.get("steps") is not None
-    settings = settings_for("directed", artefact, contrast) if stepped else None
+    settings = settings_for("directed", artefact, contrast) if records[0].method == "directed" else None
     return Poles(
         name=records[0].method if records[0].method == records[1].method else "artefact",
         masks=(parts[0].masks, parts[1].masks),
@@ -93,7 +92,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
         cost=cost_of(records[0].method, settings.steps if settings else None),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
-        in_steps=settings,
+        found_by=settings,
     )
 
 
@@ -111,7 +110,7 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,
-        in_steps=settings if settings.steps else None,
+        found_by=settings if settings.method == "directed" else None,
     )
 
 
@@ -204,7 +203,10 @@ def overlap_warning(
             f"the artefact was calibrated on another version or another part of '{identity.name}' (sha256 "
             f"{identity.sha256[:12]}…): whether test items were among it is not known."
         )
-    return None
+    return (
+        f"the artefact was calibrated on '{identity.name}' (sha256 {identity.sha256[:12]}…), which is no part of "
+        f"'{contrast.name}' as it is here: whether the two share questions is not known."
+    )
 
 
 def _seed_of(identity: CalibrationIdentity, split_seed: int | None) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from personae.discovery import (
     open_session,
 )
 from personae.errors import DataError, MaskMismatchError, OptionError
-from personae.models import Target
+from personae.models import Question, Target
 from personae.personas import Contrast, split
 from personae.personas.split import normalised
 from personae.subnetwork import Artefact
@@ -112,6 +112,21 @@ class Shared:
         return (
             f"the artefact's generic text ({recorded.get('source')}) is not that of the controls "
             f"({self.session.generic.source}): their candidates, and their capability, rest on another text."
+        )
+
+
+def check_unread(session: Session, tested: Sequence[Question]) -> None:
+    """A caller's session was not opened on questions that are tested: what is found in it would fit them.
+
+    Errors: `OptionError` saying how many were.
+    """
+    own = session.calibration
+    read = {tuple(q.prompt) for q in own.paired} | {tuple(a.prompt) for a in (*own.positive, *own.negative)}
+    common = sum(tuple(question.prompt) in read for question in tested)
+    if common:
+        raise OptionError(
+            f"the session was opened on {common} of the {len(tested)} questions that are tested: open it on the "
+            "calibration part, split(contrast, seed=split_seed).calibration."
         )
 
 

@@ -25,6 +25,7 @@ HEADINGS = (
     "loss plain", "loss chat", "seconds", "cost",
 )  # fmt: skip
 _NOTHING = "–"
+_CLEAR = 0.05  # p after Holm below which a claim is told apart
 _EVALUATION = TypeAdapter(Evaluation)
 
 
@@ -132,12 +133,20 @@ def shown(estimate: Estimate | Difference | Claim | None) -> str:
 
 def remarks(evaluation: Evaluation) -> list[str]:
     """What stands below the table: claims, trivial baselines, texts, notes."""
+    claims = sum(len(row.claims) for row in evaluation.rows)
+    least = claims * 2 / (1 + evaluation.resamples)
     lines = [
         f"{row.name}: {claim.figure} over the best control ({claim.over}): {shown(claim)}, "
-        f"p {_p(claim.p)}, after Holm {_p(claim.p_holm)}{_verdict(claim)}"
+        f"p {_p(claim.p)}, after Holm {_p(claim.p_holm)}{_verdict(claim, least)}"
         for row in evaluation.rows
         for claim in row.claims
     ]
+    methods = [row.name for row in evaluation.rows if row.claims]
+    if len(methods) > 1:
+        lines.append(
+            f"controls have the size of {methods[0]}'s masks: where another method drops more, its claim over them "
+            "counts its damage too; evaluate it alone for controls of its own size"
+        )
     trivial, text = evaluation.baselines, evaluation.text
     lines.append(
         f"trivial baselines: shorter {trivial.shorter:.2f}{_tied(trivial.shorter_tied)}, always yes "
@@ -152,10 +161,13 @@ def remarks(evaluation: Evaluation) -> list[str]:
     return lines + [f"note: {note}" for note in evaluation.notes]
 
 
-def _verdict(claim: Claim) -> str:
+def _verdict(claim: Claim, least: float) -> str:
+    """least: the smallest p after Holm that so many resamples and claims can give."""
     if claim.value <= 0:
         return ": no better than its controls"
-    return "" if claim.p_holm < 0.05 else ": not told apart from its controls"
+    if least >= _CLEAR:
+        return ": too few resamples to tell (--resamples)"
+    return "" if claim.p_holm < _CLEAR else ": not told apart from its controls"
 
 
 def _title(evaluation: Evaluation) -> str:

@@ -433,7 +433,7 @@ def test_candidates_of_another_text_are_said(context: SuiteContext, contrast: Co
     artefact = artefact_of(context.model, contrast, share=0.02, cheap_share=0.5)
     result = play(context, artefact, contrast, session=session)
     assert any("generic text (elsewhere)" in w for w in result.tables[1].warnings)
-    assert any("drawn among the same candidates" in note for note in result.notes)
+    assert any("drawn among candidates by the rule" in note for note in result.notes)
 
 
 def test_errors_come_before_anything_is_read(

@@ -280,6 +280,10 @@ def test_planted_readings_give_the_known_figures(context: SuiteContext, generic:
     assert figures["auc"] == figures["auc_length"] == Estimate(1.0, 1.0, 1.0)
     assert figures["auc_shuffled"] == figures["auc_random"] == Estimate(0.5, 0.5, 0.5)
     assert figures["auc_ceiling"] == Estimate(0.0, 0.0, 0.0)
+    assert figures["auc_gain_over_ceiling"] is None  # what is below chance is no ceiling
+    trained, _ = dimension_figures(replace(planted, ceiling=(sign, -sign), persona=flat_side), Draws(100, 0))
+    assert trained["auc_over_ceiling"] == Estimate(0.5, 0.5, 0.5)
+    assert trained["auc_gain_over_ceiling"] == Estimate(0.0, 0.0, 0.0)
     gap = figures["auc_minus_best_control"]
     assert isinstance(gap, Difference)
     assert (gap.value, gap.low) == (0.5, 0.5)

@@ -260,7 +260,7 @@ def _notes(
     contrast: Contrast, poles: Poles, answers: int | None, draws: int, judges: Sequence[Judged], limit: int | None
 ) -> tuple[str, ...]:
     how = "the greedy answer" if answers is None else f"{answers} answers sampled at temperature 1"
-    where = "all weights" if None in poles.cheap_shares else "the same candidates"
+    where = "all weights" if None in poles.cheap_shares else "candidates by the rule that found the mask's"
     heard = {judge.name for judge in judges}
     found = [
         f"p⁺ is {contrast.positive}, p⁻ {contrast.negative}. To each question {how}, at most {ANSWER_TOKENS} tokens; "

@@ -117,7 +117,8 @@ def run(
     )
     unread = unread_text(opened.generic)
     read = text or CapabilityText(unread.plain[:PLAIN_WINDOWS], unread.chat[:CHAT_ANSWERS], unread.name)
-    read = CapabilityText(read.plain[:most], read.chat[:most], read.name)
+    if most is not None:
+        read = CapabilityText(read.plain[:most], read.chat[:most], f"{read.name}, the first {most} of each kind")
     dev_encoded, test_encoded = (encode_contrast(context.model, context.tokenizer, part) for part in (dev, test))
     frame = {"contrast": contrast.name, "test": test.sha256, "dev": dev.sha256, "text": read.sha256}
     if any(t.expert is not None for t in context.targets):

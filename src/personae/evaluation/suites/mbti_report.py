@@ -75,6 +75,7 @@ def dimension_figures(readings: Readings, draws: Draws) -> tuple[Figures, tuple[
         "auc_length": length.estimate(),
         "auc_ceiling": None if ceiling is None else ceiling.estimate(),
         "auc_over_ceiling": None if ceiling is None else own.over(ceiling),
+        "auc_gain_over_ceiling": None if ceiling is None else _gain_over(own, ceiling),
         "auc_minus_best_control": over_controls,
         "auc_minus_bag_of_words": own.minus(words),
         "own_answers": changes[0].estimate(),
@@ -100,6 +101,11 @@ def dimension_figures(readings: Readings, draws: Draws) -> tuple[Figures, tuple[
     return figures, tuple(warnings)
 
 
+def _gain_over(own: Resampled, ceiling: Resampled) -> Estimate | None:
+    """(auc − ½)/(auc_ceiling − ½): chance has 0 here, in the plain ratio more than a half. None: no clear ceiling."""
+    return own.above(0.5).over(ceiling.above(0.5)) if ceiling.estimate().low > 0.5 else None
+
+
 def one_class(name: str, pole: str) -> str:
     """The warning of a file with one class."""
     return f"{name}: the file holds answers of one pole only ({pole}), so nothing was measured."
@@ -110,6 +116,7 @@ def discrimination_table(figures: Mapping[str, Figures], warnings: Sequence[str]
     columns = (
         "auc", "auc_length_matched", "auc_shuffled", "auc_random", "auc_bag_of_words", "auc_length",
         "auc_minus_best_control", "auc_minus_bag_of_words", "auc_ceiling", "auc_over_ceiling",
+        "auc_gain_over_ceiling",
     )  # fmt: skip
     measured = [name for name, own in figures.items() if isinstance(own.get("auc_minus_best_control"), Difference)]
     claims = [figures[name]["auc_minus_best_control"] for name in measured]

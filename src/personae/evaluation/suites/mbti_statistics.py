@@ -40,6 +40,10 @@ class Resampled:
         gap = self.draws - other.draws
         return Difference(self.value - other.value, *_ends(gap), two_sided_p(gap[np.isfinite(gap)]))
 
+    def above(self, chance: float) -> Resampled:
+        """This figure less what chance alone gives."""
+        return Resampled(self.value - chance, self.draws - chance)
+
     def over(self, other: Resampled) -> Estimate:
         """This figure divided by another one on the same answers."""
         with np.errstate(divide="ignore", invalid="ignore"):

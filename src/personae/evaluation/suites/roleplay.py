@@ -122,7 +122,8 @@ def run(
         + (f", own weight {settings.own_weight:g}" if settings.own_weight else "")
         + f", found on at most {numbers['calibration_items']} answers a character and as many of others to the nearest "
         f"questions; questions are split {FRACTIONS} by hash. Answers are cut at {ANSWER_TOKENS} tokens. Intervals: "
-        "bootstrap over test answers, within characters, of masks as found once.",
+        "bootstrap over test answers, of `own minus others` within characters, of the rest over the answers of all "
+        "together, of masks as found once.",
         *([] if judging is not None else ["Free answers were not judged: the extra `judge` is left out."]),
     ]
     return SuiteResult(
