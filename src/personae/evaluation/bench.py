@@ -13,7 +13,7 @@ from personae.errors import ModelError
 from personae.evaluation.capability_texts import CapabilityText
 from personae.evaluation.conditions import Condition, Loss, Sides
 from personae.evaluation.poles import Masks, Poles, dropped
-from personae.evaluation.scoring import Items, ItemScores, encode_items, score_encoded
+from personae.evaluation.scoring import Items, ItemScores, encode_items, extra_tokens, score_encoded
 from personae.models import Target
 from personae.personas import Contrast
 from personae.runtime import wearing
@@ -102,13 +102,8 @@ class Bench:
     def prompted(self, tokenizer: PreTrainedTokenizerBase, test: Contrast) -> Condition:
         """The contrast's system prompts instead of masks."""
         asked = [encode_items(self.model, tokenizer, test, p) for p in (test.positive_prompt, test.negative_prompt)]
-        extra = [
-            len(longer.prompt) - len(plain.prompt)
-            for side in asked
-            for longer, plain in zip(side.questions, self.items.questions, strict=True)
-        ]
         sides = (self.scores("system prompt", asked[0]), self.scores("opposite system prompt", asked[1]))
         return Condition(
-            "system prompt", "prompt", [sides], extra_prompt_tokens=sum(extra) / len(extra),
+            "system prompt", "prompt", [sides], extra_prompt_tokens=extra_tokens(self.items, asked),
             note="no mask, so no capability loss is measured",
         )  # fmt: skip

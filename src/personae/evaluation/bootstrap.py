@@ -56,7 +56,7 @@ def paired_bootstrap(values: Floats, *, resamples: int = RESAMPLES, seed: int = 
 
 def interval(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL) -> Estimate:
     """The mean of values (n,) with its interval."""
-    low, high = _ends(paired_bootstrap(values, resamples=resamples, seed=seed), level)
+    low, high = ends(paired_bootstrap(values, resamples=resamples, seed=seed), level)
     return Estimate(float(np.mean(values)), low, high)
 
 
@@ -66,7 +66,7 @@ def difference(
     """mean(first) − mean(second) over the same questions, both (n,)."""
     gap = first - second
     means = paired_bootstrap(gap, resamples=resamples, seed=seed)
-    return Difference(float(gap.mean()), *_ends(means, level), two_sided_p(means))
+    return Difference(float(gap.mean()), *ends(means, level), two_sided_p(means))
 
 
 def margin_over_best_control(
@@ -79,7 +79,7 @@ def margin_over_best_control(
     means = paired_bootstrap(np.column_stack([persona, controls]), resamples=resamples, seed=seed)
     gap = means[:, 0] - means[:, 1:].max(axis=1)
     value = float(persona.mean() - controls.mean(axis=0).max())
-    return Difference(value, *_ends(gap, level), two_sided_p(gap))
+    return Difference(value, *ends(gap, level), two_sided_p(gap))
 
 
 def two_sided_p(means: Floats) -> float:
@@ -107,6 +107,10 @@ def _counts(items: int, resamples: int, seed: int) -> Floats:
     return counts
 
 
-def _ends(means: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def ends(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of a figure's resamples; those without a value (nan, infinity) are left out."""
+    finite = draws[np.isfinite(draws)]
+    if not finite.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -69,3 +69,8 @@ class Kept:
                     f"cannot make the folder {self.folder}: {error.strerror}. Name another: --resume where that option "
                     "is, or the environment variable PERSONAE_CACHE."
                 ) from error
+
+
+def hash_of(content: object) -> str:
+    """SHA-256 of JSON-able content."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -18,7 +18,7 @@ from personae.evaluation.conditions import Condition
 from personae.evaluation.finetune import OBJECTIVES, Recipe, adapted, adapters_on, train, within_budget
 from personae.evaluation.poles import Poles, budget_of
 from personae.evaluation.retrieval import SHOTS, with_examples
-from personae.evaluation.scoring import Items, encode_items
+from personae.evaluation.scoring import encode_items, extra_tokens
 from personae.evaluation.shared import Shared
 from personae.evaluation.steering import choose_steering, mean_differences, middle_blocks, steered
 from personae.personas import Contrast
@@ -126,13 +126,3 @@ def finetuned(bench: Bench, shared: Shared, objective: str, budget: float, recip
         cost=f"{recipe.epochs} backward passes a pole", peak_bytes=cost.peak_bytes,
         note=f"rank {recipe.rank}, {recipe.epochs} epochs, scaled by {scales} to keep {budget:.3g} nats a token",
     )  # fmt: skip
-
-
-def extra_tokens(plain: Items, asked: Sequence[Items]) -> float:
-    """Mean number of prompt tokens that a request costs more."""
-    extra = [
-        len(longer.prompt) - len(short.prompt)
-        for side in asked
-        for longer, short in zip(side.questions, plain.questions, strict=True)
-    ]
-    return sum(extra) / len(extra)

@@ -130,6 +130,16 @@ def item_id(question: str) -> str:
     return hashlib.blake2b(normalised(question).encode(), digest_size=8).hexdigest()
 
 
+def extra_tokens(plain: Items, asked: Sequence[Items]) -> float:
+    """Mean number of prompt tokens that a request costs more."""
+    extra = [
+        len(longer.prompt) - len(short.prompt)
+        for side in asked
+        for longer, short in zip(side.questions, plain.questions, strict=True)
+    ]
+    return sum(extra) / len(extra)
+
+
 def score_encoded(model: PreTrainedModel, items: Items, tick: Callable[[int], None] | None = None) -> ItemScores:
     """Scores of encoded items under whatever the model wears now. Errors: `ModelError` on nan or infinity."""
     scored = score_continuations(model, items.questions, tick=tick)

@@ -17,8 +17,7 @@ from personae.evaluation.bootstrap import RESAMPLES
 from personae.evaluation.conditions import Condition, Row, make_row
 from personae.evaluation.results import Evaluation
 from personae.evaluation.retrieval import SHOTS, with_examples
-from personae.evaluation.rivals import extra_tokens
-from personae.evaluation.scoring import Items, encode_items, score_encoded
+from personae.evaluation.scoring import Items, encode_items, extra_tokens, score_encoded
 from personae.models import find_targets, fingerprint
 from personae.personas import Contrast
 from personae.runtime import check_base

@@ -27,8 +27,8 @@ from personae.evaluation.conditions import Row, make_row
 from personae.evaluation.evaluate import evaluate
 from personae.evaluation.poles import from_artefact
 from personae.evaluation.results import Evaluation
-from personae.evaluation.rivals import RIVALS, extra_tokens, rival_conditions
-from personae.evaluation.scoring import encode_items, score_encoded, score_items, wins
+from personae.evaluation.rivals import RIVALS, rival_conditions
+from personae.evaluation.scoring import encode_items, extra_tokens, score_encoded, score_items, wins
 from personae.evaluation.second_model import NAMES, asked
 from personae.evaluation.shared import Shared
 from personae.evaluation.suites.ai_persona_sets import Prepared, prepare

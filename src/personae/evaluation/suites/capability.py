@@ -12,7 +12,7 @@ import numpy as np
 from personae.discovery import windows
 from personae.discovery.generic import WINDOW, neutral_prompts
 from personae.errors import DataError, OptionError
-from personae.evaluation.bootstrap import LEVEL, Estimate, difference, interval, paired_bootstrap
+from personae.evaluation.bootstrap import Estimate, difference, ends, interval, paired_bootstrap
 from personae.evaluation.suites.capability_tasks import (
     LETTERS,
     TASKS,
@@ -254,8 +254,7 @@ def worst(gaps: Floats, *, highest: bool, seed: int) -> Estimate:
     """
     pick = np.max if highest else np.min
     means: Floats = pick(paired_bootstrap(gaps, seed=seed), axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(pick(gaps.mean(axis=0))), float(low), float(high))
+    return Estimate(float(pick(gaps.mean(axis=0))), *ends(means))
 
 
 def _levels(

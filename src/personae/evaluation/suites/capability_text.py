@@ -82,20 +82,31 @@ def greedy_answers(
 
     All prompts are one left-padded batch; one that leaves no room for `ANSWER_TOKENS` loses its beginning.
     """
-    closing = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
-    stops = sorted({*(closing if len(closing) == 1 else []), tokenizer.eos_token_id} - {None})
+    stops = stops_of(tokenizer)
     room = max((context_length(model) or 1 << 30) - ANSWER_TOKENS, 1)
     encoded = [encode_prompt(tokenizer, prompt)[-room:] for prompt in prompts]
-    width = max(len(p) for p in encoded)
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in encoded])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in encoded])
+    ids, mask = left_padded(encoded)
     with progress(title, len(prompts)) as tick:
         out = generate(model, ids, mask, do_sample=False, max_new_tokens=ANSWER_TOKENS, eos_token_id=stops or None)
         tick(len(prompts))
-    return [_until(row, stops) for row in out[:, width:].tolist()]
+    return [until(row, stops) for row in out[:, ids.shape[1] :].tolist()]
 
 
-def _until(tokens: list[int], stops: Sequence[int]) -> list[int]:
+def stops_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens at which an answer ends: the end of a turn, where that is one token, and the end of text."""
+    closing = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
+    return sorted({*(closing if len(closing) == 1 else []), tokenizer.eos_token_id} - {None})
+
+
+def left_padded(prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, attention mask) of a batch, (prompts, longest), so that all of them end where answers begin."""
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
+    return ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+
+
+def until(tokens: list[int], stops: Sequence[int]) -> list[int]:
+    """An answer up to where it ends."""
     return tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from personae.discovery import Calibration, Family, Session, Settings, mean_log_probabilities, to_masks
 from personae.discovery.selection import Dropped, count
 from personae.errors import ModelError
-from personae.evaluation.bootstrap import LEVEL, Estimate, interval, paired_bootstrap
+from personae.evaluation.bootstrap import Estimate, ends, interval, paired_bootstrap
 from personae.evaluation.controls import random_masks
 from personae.evaluation.scoring import wins
 from personae.evaluation.suites.context import SuiteContext
@@ -71,8 +71,7 @@ def share_of(part: Floats, whole: Floats, seed: int = 0) -> Estimate | None:
     means = paired_bootstrap(np.column_stack([part, whole]), seed=seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may still come to nothing
         shares = means[:, 0] / means[:, 1]
-    low, high = np.quantile(shares[np.isfinite(shares)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(part.mean() / whole.mean()), float(low), float(high))
+    return Estimate(float(part.mean() / whole.mean()), *ends(shares))
 
 
 @dataclass

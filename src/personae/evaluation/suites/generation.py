@@ -26,15 +26,15 @@ from personae.discovery import Session
 from personae.discovery.generic import generate, neutral_prompts
 from personae.errors import OptionError
 from personae.evaluation.controls import random_masks
+from personae.evaluation.kept import hash_of
 from personae.evaluation.poles import Poles, check_artefact, dropped, from_artefact, overlap_warning
 from personae.evaluation.shared import Shared
 from personae.evaluation.suites.capability_tasks import chosen
-from personae.evaluation.suites.capability_text import ANSWER_TOKENS, GRAM
+from personae.evaluation.suites.capability_text import ANSWER_TOKENS, GRAM, left_padded, stops_of, until
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.embedding import judge_installed, load_judge
 from personae.evaluation.suites.generation_figures import Answers, Judged, Reading, figures_of, tables_of
 from personae.evaluation.suites.generation_judges import (
-    hash_of,
     prompt_ids,
     ratio_judge,
     references,
@@ -44,7 +44,6 @@ from personae.evaluation.suites.generation_judges import (
 from personae.evaluation.suites.report import SuiteResult
 from personae.evaluation.suites.texts import identity
 from personae.evaluation.suites.worn import Condition
-from personae.models import end_of_turn
 from personae.personas import Contrast, split
 from personae.runtime import check_base, wearing
 from personae.subnetwork import Artefact, Mask
@@ -230,8 +229,7 @@ def write(
     Greedy, one a question; or `sampled` of them at temperature 1 with the context's seed, the same for all conditions.
     An answer without a visible character becomes empty.
     """
-    closing = context.tokenizer(end_of_turn(context.tokenizer), add_special_tokens=False)["input_ids"]
-    stops = sorted({*(closing if len(closing) == 1 else []), context.tokenizer.eos_token_id} - {None})
+    stops = stops_of(context.tokenizer)
     prompts = [list(prompt_ids(context, question, system)) for question in questions]
     options: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS, "eos_token_id": stops or None, "do_sample": False}
     if sampled is not None:
@@ -246,12 +244,10 @@ def write(
         for _ in range(sampled or 1):
             for begin in range(0, len(prompts), BATCH):
                 part = prompts[begin : begin + BATCH]
-                width = max(len(p) for p in part)
-                ids = torch.tensor([[0] * (width - len(p)) + p for p in part])
-                mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
-                for row, new in enumerate(generate(context.model, ids, mask, **options)[:, width:].tolist()):
-                    end = next((i for i, token in enumerate(new) if token in stops), len(new))
-                    result[begin + row].append(new[:end] if text_of(context, new[:end]) else [])
+                ids, mask = left_padded(part)
+                for row, new in enumerate(generate(context.model, ids, mask, **options)[:, ids.shape[1] :].tolist()):
+                    answer = until(new, stops)
+                    result[begin + row].append(answer if text_of(context, answer) else [])
                 tick(len(part))
     return result
 

@@ -14,8 +14,6 @@ neither judge reads fluency.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,6 +21,7 @@ from functools import cache, partial
 import numpy as np
 
 from personae.errors import ModelError
+from personae.evaluation.kept import hash_of
 from personae.evaluation.suites.capability_tasks import chosen
 from personae.evaluation.suites.capability_text import ANSWER_TOKENS
 from personae.evaluation.suites.context import SuiteContext
@@ -156,8 +155,3 @@ def prompt_ids(context: SuiteContext, question: str, system: str | None) -> tupl
 def text_of(context: SuiteContext, tokens: Sequence[int]) -> str:
     """What a reader sees of an answer."""
     return str(context.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def hash_of(content: object) -> str:
-    """SHA-256 of JSON-able content."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personae.errors import DataError
-from personae.evaluation.bootstrap import LEVEL, RESAMPLES, Difference, Estimate, paired_bootstrap, two_sided_p
+from personae.evaluation.bootstrap import RESAMPLES, Difference, Estimate, ends, paired_bootstrap, two_sided_p
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -33,12 +33,12 @@ class Resampled:
 
     def estimate(self) -> Estimate:
         """The figure with its percentile interval."""
-        return Estimate(self.value, *_ends(self.draws))
+        return Estimate(self.value, *ends(self.draws))
 
     def minus(self, other: Resampled) -> Difference:
         """This figure minus another one on the same answers, with the two-sided p of 'there is no difference'."""
         gap = self.draws - other.draws
-        return Difference(self.value - other.value, *_ends(gap), two_sided_p(gap[np.isfinite(gap)]))
+        return Difference(self.value - other.value, *ends(gap), two_sided_p(gap[np.isfinite(gap)]))
 
     def above(self, chance: float) -> Resampled:
         """This figure less what chance alone gives."""
@@ -48,7 +48,7 @@ class Resampled:
         """This figure divided by another one on the same answers."""
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = self.draws / other.draws
-        return Estimate(self.value / other.value if other.value else float("nan"), *_ends(ratio))
+        return Estimate(self.value / other.value if other.value else float("nan"), *ends(ratio))
 
 
 def best(figures: Sequence[Resampled]) -> Resampled:
@@ -119,11 +119,3 @@ def length_matched(lengths: Sequence[int], positive: Bools, tolerance: float = T
         else:
             second += 1
     return sorted(kept)
-
-
-def _ends(draws: Floats) -> tuple[float, float]:
-    finite = draws[np.isfinite(draws)]
-    if not finite.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

@@ -16,8 +16,6 @@ docs/methods.md section 6 describes intervals and Holm.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -39,6 +37,7 @@ from personae.discovery import (
 )
 from personae.errors import ModelError, OptionError
 from personae.evaluation.capability_texts import unread_text
+from personae.evaluation.kept import hash_of
 from personae.evaluation.suites.capability_text import greedy_answers
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.embedding import Judge, embed, judge_installed, load_judge, nearer_to_own
@@ -193,7 +192,7 @@ def _read(stage: _Stage, name: str, plan: Mapping[str, Plan], free_answers: int)
     asked = {role: [s.prompt for s in p.test[:free_answers]] for role, p in plan.items()}
 
     def part(title: str, more: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        frame = {"test": _hash([[e.prompt, e.answer] for e in tests]), "asked": asked, **more}
+        frame = {"test": hash_of([[e.prompt, e.answer] for e in tests]), "asked": asked, **more}
         return context.part(f"roleplay {name} {title}", frame, compute)
 
     def base() -> Any:
@@ -218,7 +217,7 @@ def _read(stage: _Stage, name: str, plan: Mapping[str, Plan], free_answers: int)
                 }
 
         texts = [[[e.prompt, e.answer] for e in side] for c in (calibration, dev) for side in (c.positive, c.negative)]
-        more = {"texts": _hash(texts), "settings": asdict(stage.settings), "generic": stage.generic_name}
+        more = {"texts": hash_of(texts), "settings": asdict(stage.settings), "generic": stage.generic_name}
         worn.append(part(role, more, under_mask))
     log_p = np.array([w["log_p"] for w in worn], dtype=np.float64).T  # (N, C)
     return Reading(
@@ -259,9 +258,5 @@ def _judged(context: SuiteContext, judge: Judge, name: str, plan: Mapping[str, P
         return found
 
     free = {role: list(answers) for role, answers in reading.free.items()}
-    kept = context.part(f"roleplay {name} similarity", {"judge": judge.name, "texts": _hash([lines, free])}, compute)
+    kept = context.part(f"roleplay {name} similarity", {"judge": judge.name, "texts": hash_of([lines, free])}, compute)
     return {role: (np.array(kept[role][0]), np.array(kept[role][1])) for role in plan}
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personae.evaluation.bootstrap import (
-    LEVEL,
     RESAMPLES,
     Difference,
     Estimate,
     difference,
+    ends,
     holm,
     interval,
     paired_bootstrap,
@@ -70,8 +70,7 @@ def _gaps(means: Floats, numbers: Ints) -> Floats:
 
 
 def _difference(drawn: Floats, value: float) -> Difference:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(value, float(low), float(high), two_sided_p(drawn))
+    return Difference(value, *ends(drawn), two_sided_p(drawn))
 
 
 def largest(gains: Floats) -> Floats:
@@ -89,10 +88,9 @@ def shuffled_accuracy(shares: Floats, owner: Ints, *, seed: int = 0, times: int 
     generator = np.random.default_rng(seed)
     rows = np.arange(len(owner))
     drawn = np.array([shares[rows, generator.permutation(owner)].mean() for _ in range(times)])
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     least = shares[rows, owner].mean() - 1e-12
     p = (1 + int((drawn >= least).sum())) / (1 + times)
-    return Estimate(float(drawn.mean()), float(low), float(high)), p
+    return Estimate(float(drawn.mean()), *ends(drawn)), p
 
 
 def figures_of(
