@@ -132,6 +132,25 @@ def test_half_precision_models(tiny_model: TinyModel, dtype: torch.dtype) -> Non
     assert all(g.dtype == torch.float32 for g in found.values())
 
 
+FAINT = 2.0**-13
+
+
+def test_float16_prices_do_not_vanish(tiny_model: TinyModel) -> None:
+    """Long texts divide what each token gives: unscaled, a good part of the squares would be 0, which is no price."""
+    texts = [
+        Encoded(tuple(e.prompt), tuple(e.answer) * 30) for e in (Encoded((5, 6), (7, 8, 9)), Encoded((5,), (9, 7)))
+    ]
+    full, _ = tiny_model("llama")
+    half, _ = tiny_model("llama", dtype=torch.float16)
+    for model in (full, half):
+        model.lm_head.weight.data.mul_(FAINT)  # what comes back from the head is as faint as in a large model
+    exact = squared_gradients(full, find_targets(full), texts * 20)
+    found = squared_gradients(half, find_targets(half), texts * 20)
+    for name, expected in exact.items():
+        assert found[name].sum() == pytest.approx(float(expected.sum()), rel=0.1)
+        assert int((found[name] == 0).sum()) <= int((expected == 0).sum()) + expected.numel() // 100
+
+
 def lonely(dtype: torch.dtype) -> tuple[nn.Linear, Target]:
     """One weight in a model of its own."""
     module = nn.Linear(1, 1, bias=False).to(dtype)

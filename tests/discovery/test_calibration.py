@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from discovery_data import small_contrast
 from personae.discovery import Calibration, against_base, encode_contrast, margin, mean_log_probabilities
+from personae.discovery.calibration import _finished
 from personae.errors import DataError
 from personae.models import encode, encode_prompt, end_of_turn
 from personae.personas import Contrast, Pair, Persona, Sample
@@ -157,3 +158,18 @@ def test_a_persona_that_the_base_model_is_already(tiny_model: TinyModel, monkeyp
     model, tokenizer = tiny_model("llama")
     with pytest.raises(DataError, match="already gives every answer of 'pirate'"):
         against_base(model, tokenizer, persona(("Where?", greedy(model, tokenizer, "Where?", 4))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole", "ends"),
+    [
+        ("I sail. I fish. And then I", False, "I sail. I fish."),
+        ("I said 'Stop!' and then", False, "I said 'Stop!'"),
+        ("I paid 3.50 for it and", False, "I paid 3.50 for it and"),  # no sentence ends within a number
+        ("Nothing ends here", False, "Nothing ends here"),
+        ("I sail. I fish. And then I", True, "I sail. I fish. And then I"),
+        ("I sail.</turn>\nuser: and you?", True, "I sail."),  # a turn that several tokens close
+    ],
+)
+def test_a_rival_ends_where_an_answer_may_end(answer: str, whole: bool, ends: str) -> None:
+    assert _finished(answer, "</turn>", whole) == ends

@@ -132,6 +132,21 @@ def test_a_killed_pass_goes_on_where_it_was(tiny_model: TinyModel, tmp_path: Pat
     assert all(torch.equal(resumed[n], whole[n]) for n in whole)
 
 
+def test_float16_gradients_do_not_vanish(tiny_model: TinyModel) -> None:
+    """K is a mean over all tokens: divided by thousands before it is propagated, most of it would be 0 in float16."""
+    texts = random_texts(6) * 60
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        model, _ = tiny_model("llama", dtype=dtype)
+        model.lm_head.weight.data.mul_(2.0**-6)  # what comes back from the head is as faint as in a large model
+        targets = find_targets(model)
+        masks = random_masks(targets)
+        found.append(divergence_gradient(model, targets, masks, texts))
+    exact, half = found
+    error = sum(float(((half[n] - g) ** 2).sum()) for n, g in exact.items()) ** 0.5
+    assert error < 0.1 * sum(float((g**2).sum()) for g in exact.values()) ** 0.5
+
+
 def test_no_texts(tiny_model: TinyModel) -> None:
     model, _ = tiny_model("llama")
     with pytest.raises(DataError, match="no texts"):

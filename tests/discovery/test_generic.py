@@ -223,11 +223,11 @@ def test_a_jsonl_gives_either_kind(tiny_model: TinyModel, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", '{"text": "a"}\n{"text": \n', r"rows\.jsonl, line 2: not valid JSON"),
-        ("rows.jsonl", '{"text": "a"}\n\n[1]\n', r"rows\.jsonl, line 3: expected an object"),
+        ("rows.jsonl", '{"text": "a"}\n{"text": \n', r"rows\.jsonl, line 2: broken JSON"),
+        ("rows.jsonl", '{"text": "a"}\n\n[1]\n', r"rows\.jsonl, line 3: a row must be a JSON object"),
         ("rows.jsonl", '{"question": "a"}\n', r"""rows\.jsonl, line 1: expected "text", or .* found \['question'\]"""),
         ("rows.jsonl", '{"text": ""}\n', r"rows\.jsonl holds no text"),
-        ("rows.jsonl", "\n", r"rows\.jsonl holds no text"),
+        ("rows.jsonl", "\n", r"rows\.jsonl: the file is empty"),
         ("book.txt", "", r"book\.txt holds no text"),
         ("book.txt", "Just a few words.", r"there is only one; add text"),
     ],
@@ -238,6 +238,21 @@ def test_broken_files(tiny_model: TinyModel, tmp_path: Path, name: str, content:
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         sampled(model, tokenizer, source=path)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.JSONL", "rows.csv", "rows.ndjson"])
+def test_rows_are_rows_whatever_the_file_is_called(tiny_model: TinyModel, tmp_path: Path, name: str) -> None:
+    """An array of answers that was read as plain text would price weights by braces and keys."""
+    _, tokenizer = tiny_model("llama")
+    rows = [{"prompt": f"Question {n}?", "answer": f"Answer {n}."} for n in range(3)]
+    lines = [json.dumps(rows)] if name == "rows.json" else [json.dumps(r) for r in rows]
+    if name == "rows.csv":
+        lines = ["prompt,answer", *(f"{r['prompt']},{r['answer']}" for r in rows)]
+    path = tmp_path / name
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")  # as some editors write it
+    plain, chat = read_generic(tokenizer, path, None)
+    assert plain == ()
+    assert chat == tuple(encode(tokenizer, r["prompt"], r["answer"]) for r in rows)
 
 
 def test_files_that_cannot_be_read(tiny_model: TinyModel, tmp_path: Path) -> None:

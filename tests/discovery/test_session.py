@@ -377,9 +377,9 @@ def test_silent_experts_are_named_in_a_warning(tiny_model: TinyModel) -> None:
     with pytest.warns(UserWarning, match="keep all their weights") as caught:
         assert session.pole_statistics
     message = str(caught[0].message)
-    assert f"no token of the positive answers reached {len(spared)} expert matrices" in message
+    assert f"no token of the positive answers reached {len(spared)} matrices" in message
     assert sorted(spared)[0] in message
-    with pytest.warns(UserWarning, match=r"no token of the calibration answers reached \d+ expert"):
+    with pytest.warns(UserWarning, match=r"no token of the calibration answers reached \d+ matrices"):
         assert session.gains
 
 
@@ -396,3 +396,32 @@ def test_to_masks() -> None:
     mask = to_masks(dropped)["a"]
     assert (mask.dropped, mask.shape) == (1, (2, 2))
     assert mask.keep_bool().tolist() == [[False, True], [True, True]]
+
+
+def test_a_target_that_no_text_runs_through_keeps_its_weights(tiny_model: TinyModel) -> None:
+    """A vision tower among the blocks: every score of its weights ties, and means nothing."""
+    session = session_on(tiny_model)
+    model = session.model
+    model.tower = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(8, 8))])
+    model.tower.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session = open_session(model, session.tokenizer, small_contrast(5), generic=small_generic(), resume=False)
+    assert any(t.name == "tower.0.0.weight" for t in session.targets)
+    with pytest.warns(UserWarning, match="a tower that text does not run through"):
+        assert session.pole_statistics
+    for method in ("wanda", "generic", "contrastive-wanda"):
+        dropped = session.family(Settings(method=method, sparsity=0.3).checked(), 0).at(500)
+        assert not dropped["tower.0.0.weight"].any(), method
+        assert total(dropped) > 400
+
+
+def test_what_has_no_price_is_no_bargain(tiny_model: TinyModel) -> None:
+    """F = 0 says that none of the few texts of the price reached a weight, not that it costs nothing."""
+    session = session_on(tiny_model)
+    name = session.targets[3].name
+    session.fisher[name][:4] = 0
+    gain = torch.ones(session.targets[3].shape)
+    ranked = session.by_price(name, gain, "gain-per-price")
+    assert (ranked[:4] == 0).all()  # no candidate: those have a positive order
+    assert (ranked[4:] > 0).all()

@@ -294,3 +294,13 @@ def test_a_killed_pass_goes_on_where_it_was(tiny_model: TinyModel, tmp_path: Pat
                 assert found.dtype == expected.dtype
             else:
                 assert found == expected
+
+
+def test_experts_that_are_no_targets_are_passed_by(tiny_model: TinyModel) -> None:
+    model, _ = tiny_model("mixtral")
+    texts = random_texts(4)
+    some = collect_statistics(model, find_targets(model, "*experts.0.*"), texts)
+    every = collect_statistics(model, find_targets(model), texts)
+    for target in find_targets(model, "*experts.0.*"):
+        assert some[site(target)].tokens == every[site(target)].tokens
+        assert torch.equal(some[site(target)].mean_abs, every[site(target)].mean_abs)

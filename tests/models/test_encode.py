@@ -15,6 +15,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from personae.errors import DataError
 from personae.models import (
+    answer_lead,
     context_length,
     encode,
     encode_prompt,
@@ -167,3 +168,21 @@ def test_the_context_length_of_odd_configurations() -> None:
     assert context_length(SimpleNamespace(config=SimpleNamespace(n_ctx=77))) == 77
     assert context_length(SimpleNamespace(config=SimpleNamespace(n_ctx=None))) is None
     assert context_length(object()) is None
+
+
+def test_what_a_template_writes_before_an_answer_belongs_to_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Qwen3's writes an empty block of thoughts: without it an answer stands where the block is expected."""
+    template = (
+        "{% for m in messages %}<{{ m['role'] }}>"
+        "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    thinking = with_template(tokenizer, template)
+    assert answer_lead(thinking) == "<think>\n\n</think>\n\n"
+    found = encode(thinking, "Tea?", "Yes.")
+    assert thinking.decode(found.prompt) == "<user>Tea?<|im_end|>\n<assistant><think>\n\n</think>\n\n"
+    assert thinking.decode(found.answer) == "Yes.<|im_end|>"
+    assert encode_prompt(thinking, "Tea?") == thinking("<user>Tea?<|im_end|>\n<assistant>")["input_ids"]
+    spaced = with_template(tokenizer, template.replace("<think>\n\n</think>\n\n", " "))
+    for plain in (tokenizer, spaced):  # white space is the answer's own business
+        assert answer_lead(plain) == ""

@@ -78,3 +78,14 @@ def test_configuration_and_precision_count_but_not_where_a_model_came_from(tiny_
     assert surroundings(model, targets) != before
     half, _ = tiny_model("llama", dtype=torch.bfloat16)
     assert surroundings(half, find_targets(half)) != before
+
+
+def test_experts_that_are_no_targets_count_beside_the_others(tiny_model: Any) -> None:
+    """They lie in one tensor with those that are: neither hash may leave them out."""
+    model, _ = tiny_model("mixtral")
+    some = find_targets(model, "*experts.0.*")
+    before = fingerprint(some), surroundings(model, some)
+    other = next(t for t in find_targets(model) if t.expert == 1)
+    other.weight[0, 0] += 0.5
+    assert fingerprint(some) == before[0]
+    assert surroundings(model, some) != before[1]

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from personae.errors import ModelError, OptionError
 from personae.models import find_targets
 from personae.models import targets as targets_module
+from personae.runtime import wearing
+from personae.subnetwork import Mask
 
 GROUPED_ATTENTION = {
     "self_attn.q_proj": (32, 32),
@@ -256,3 +259,17 @@ def test_convolutions_and_routers_are_no_targets() -> None:
     model = nn.Module()
     model.layers = nn.ModuleList([_Mixed(), _Mixed()])
     assert [t.name for t in find_targets(model)] == ["layers.0.up_proj.weight", "layers.1.up_proj.weight"]
+
+
+def test_a_weight_that_blocks_share_is_one_target(tiny_model: Any) -> None:
+    """As in Zamba: a second target would be the same memory, and what it saved the first one's zeros."""
+    model, _ = tiny_model("llama")
+    alone = [t.name for t in find_targets(model)]
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    found = find_targets(model)
+    assert [t.name for t in found] == [n for n in alone if n != "model.layers.1.mlp.up_proj.weight"]
+    before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    dropped = {t.name: Mask.from_dropped(np.ones(t.shape, dtype=bool)) for t in found}
+    with wearing(found, dropped):
+        assert not model.model.layers[1].mlp.up_proj.weight.any()
+    assert torch.equal(model.model.layers[1].mlp.up_proj.weight, before)

@@ -123,6 +123,7 @@ def squared_gradients(
     if not texts:
         raise DataError("no texts to take squared gradients on.")
     names = {id(p): n for n, p in model.named_parameters()}
+    scale = rescue(model, math.sqrt(len(texts) * sum(len(t.answer) for t in texts) / len(texts)))
     with gradients_on(model, targets, squared=True) as buffers:
         done, _ = restore_sums(buffers, checkpoint, targets, names)
         if tick and done:
@@ -131,14 +132,23 @@ def squared_gradients(
             # Plain text has no prompt: its first token is one.
             question = Question(text.prompt or text.answer[:1], (text.answer if text.prompt else text.answer[1:],))
             ((_, ((values,),)),) = continuation_batches(model, [question], share_prompt=False)
-            (values.sum() / math.sqrt(len(values) * len(texts))).backward()  # type: ignore[no-untyped-call]
+            (scale * values.sum() / math.sqrt(len(values) * len(texts))).backward()  # type: ignore[no-untyped-call]
             if tick:
                 tick(1)
             if checkpoint and checkpoint.due():
                 checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
         if checkpoint:
             checkpoint.finish(len(texts), {names[key]: b for key, b in buffers.items()})
+    for buffer in buffers.values():
+        buffer.div_(scale * scale)
     return by_target(targets, buffers)
+
+
+def rescue(model: nn.Module, divisor: float) -> float:
+    """A power of two near `divisor`, by which a mean's gradient is enlarged on its way through a float16 model, whose
+    numbers end at 6e-8; 1 for every other dtype. Who uses it divides the sums by it again."""
+    half = next(model.parameters()).dtype == torch.float16
+    return 2.0 ** round(math.log2(divisor)) if half and divisor > 0 else 1.0
 
 
 _PREFIX = "prefix|"  # before the names of what belongs to the shared beginning of the prompts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -107,7 +108,8 @@ def against_base(
                 model, ids, torch.ones_like(ids), do_sample=False, max_new_tokens=GREEDY_TOKENS,
                 eos_token_id=stop[0] if len(stop) == 1 else None,
             )[0, ids.shape[1] :]  # fmt: skip
-            answers[sample.prompt] = str(tokenizer.decode(out, skip_special_tokens=True)).strip()
+            whole = len(out) < GREEDY_TOKENS or int(out[-1]) in stop
+            answers[sample.prompt] = _finished(str(tokenizer.decode(out, skip_special_tokens=True)), end, whole)
         rival = answers[sample.prompt]
         if rival and rival != sample.answer:
             pairs.append(Pair(sample.prompt, sample.answer, rival))
@@ -123,6 +125,22 @@ def against_base(
         positive_prompt=persona.prompt, description=persona.description, licence=persona.licence,
         source=persona.source,
     )  # fmt: skip
+
+
+def _finished(answer: str, end: str, whole: bool) -> str:
+    """A greedy answer up to the end of its turn, which is ordinary text where a template closes turns by more tokens.
+
+    One that `GREEDY_TOKENS` cut off ends with its last whole sentence, if it has one: what is calibrated on is followed
+    by the end of the turn, which in the middle of a sentence nothing would write.
+    """
+    closing = end.strip()
+    if closing and closing in answer:
+        return answer.partition(closing)[0].strip()
+    sentences = None if whole else _SENTENCES.match(answer.strip())
+    return sentences[0] if sentences else answer.strip()
+
+
+_SENTENCES = re.compile(r".*[.!?…。！？]['\"”’)\]]*(?=\s|$)", re.DOTALL)  # to the last mark that ends one
 
 
 def mean_log_probabilities(

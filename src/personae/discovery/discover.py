@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import personae
-from personae.discovery.budget import Capability, capability, largest_within
+from personae.discovery.budget import FEWEST, Capability, capability, largest_within
 from personae.discovery.calibration import (
     Calibration,
     against_base,
@@ -38,8 +39,8 @@ from personae.discovery.selection import Dropped, count
 from personae.discovery.session import Family, Session, to_masks
 from personae.discovery.settings import DEFAULT_CHEAP_SHARES, FIXED_CHEAP_SHARE, Settings
 from personae.discovery.steps import family_of
-from personae.errors import OptionError
-from personae.models import cache_directory, find_targets, fingerprint
+from personae.errors import ModelError, OptionError
+from personae.models import cache_directory, find_targets, fingerprint, surroundings
 from personae.personas import Contrast, Persona, split
 from personae.runtime import check_base, wearing
 from personae.subnetwork import Artefact, CalibrationIdentity, Mask, ModelIdentity, Provenance, Subnetwork
@@ -79,6 +80,7 @@ def discover(
     left with its base weights, bit for bit. Errors: `OptionError`, `DataError`, `ModelError`.
     """
     settings = Settings(**options).checked()
+    check_base(model, "discovery")  # before a lone persona's rivals are written, and for a caller's session too
     if isinstance(contrast, Persona):
         if settings.method.startswith("contrastive"):
             raise OptionError(
@@ -207,6 +209,7 @@ def open_session(
     if resume:
         key = [
             fingerprint(found),
+            surroundings(model, found),
             str(model.dtype),
             calibration.sha256,
             [t.name for t in found],
@@ -259,6 +262,12 @@ def choose(session: Session, settings: Settings, dev: Calibration, poles: Sequen
 def _within_budget(session: Session, settings: Settings, dev: Calibration, poles: Sequence[int]) -> list[Choice]:
     """Per pole, cheap share and round: the most that keeps the budget; what does best on dev wins."""
     text = session.generic.held_out.read
+    if min(len(text.plain), len(text.chat)) < FEWEST:
+        warnings.warn(
+            f"the budget is kept on {len(text.plain)} plain windows and {len(text.chat)} answers: fewer than {FEWEST} "
+            "tell no spread, so the bound says little of other text; give more text, or raise --generic-answers.",
+            stacklevel=3,
+        )  # fmt: skip
     with session.progress("capability of the base model", len(text.plain) + len(text.chat)) as tick:
         base = capability(session.model, text, tick)
     budget = settings.max_capability_loss
@@ -357,6 +366,11 @@ def measure(session: Session, dropped: Dropped, dev: Calibration, pole: int) -> 
     sign = 1 if pole == 0 else -1
     won, mean = margin(worn)
     _, before = margin(base)
+    if not math.isfinite(mean):
+        raise ModelError(
+            "under this mask the model's log-probabilities on dev are no finite numbers: drop less (a smaller share or "
+            "budget), or load it in bfloat16 or float32."
+        )
     own = worn[:, pole].mean() - base[:, pole].mean()
     return {
         "dev_items": len(dev.paired) or len(dev.positive) + len(dev.negative),

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -39,6 +39,7 @@ from personae.models import (
     fingerprint,
     surroundings,
 )
+from personae.personas.rows import rows_of_text
 
 WINDOW = 256  # tokens of a window of plain text
 ANSWER_TOKENS = 96  # longest sampled answer
@@ -143,27 +144,23 @@ def generic_text(
 def read_generic(
     tokenizer: PreTrainedTokenizerBase, source: str | Path, context: int | None
 ) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
-    """(plain windows, chat answers) of a text file, a jsonl file, or a Hub data set."""
+    """(plain windows, chat answers) of a text file, of rows (.jsonl, .ndjson, .json, .csv), or a Hub data set."""
     if str(source).startswith("hub:"):
         rows = _hub_rows(str(source))
     else:
         path = Path(source)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError as error:
             raise DataError(f"there is no generic text at {path}.") from error
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read generic text from {path}: {error}.") from error
-        if path.suffix not in {".jsonl", ".ndjson"}:
+        if path.suffix.lower() not in {".json", ".jsonl", ".ndjson", ".csv"}:
             plain = windows(tokenizer, text, size=min(WINDOW, context or WINDOW))
             if not plain:
                 raise DataError(f"{path} holds no text.")
             return plain, ()
-        rows = [
-            (f"{path}, line {n}", _row(f"{path}, line {n}", line))
-            for n, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        ]
+        rows = [(row.where, row.fields) for row in rows_of_text(text, str(path), path.suffix.lower())]
     chat, lines = [], []
     for where, row in rows:
         if isinstance(row.get("prompt"), str) and isinstance(row.get("answer"), str):
@@ -178,17 +175,7 @@ def read_generic(
     return plain, tuple(chat)
 
 
-def _row(where: str, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg}).") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object.")
-    return row
-
-
-def _hub_rows(source: str) -> list[tuple[str, dict[str, Any]]]:
+def _hub_rows(source: str) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         from datasets import load_dataset  # type: ignore[attr-defined]
     except ImportError as error:

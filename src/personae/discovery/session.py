@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ from personae.models import Encoded, Target
 from personae.subnetwork import Mask
 
 COST_WEIGHT = 0.3  # λ of `Session.refined`, chosen on dev: 1 gave up more gain than it saved
+
+_NO_TEXT = ("magnitude", "random")  # methods whose scores read none
 
 Pole = int  # 0 the positive pole, 1 the negative one
 
@@ -120,7 +123,7 @@ class Session:
                 self.model, self.targets, texts, tokens=self.tokens, gram=gram, tick=tick,
                 checkpoint=self.checkpoint_of("statistics", [[t.prompt, t.answer] for t in texts], self.tokens, gram),
             )  # fmt: skip
-        _warn_of({t.name for t in self.targets if t.expert is not None and not result[site(t)].tokens}, title)
+        _warn_of({t.name for t in self.targets if not result[site(t)].tokens}, title)
         return result
 
     @cached_property
@@ -297,10 +300,17 @@ class Session:
 
     @cached_property
     def _root_price(self) -> dict[str, torch.Tensor]:
-        """sqrt(D) = |w|·sqrt(F), (out, in), kept away from zero."""
-        return {
-            t.name: (self.fisher[t.name].sqrt() * t.weight.abs().float().cpu()).clamp(min=1e-9) for t in self.targets
-        }
+        """sqrt(D) = |w|·sqrt(F), (out, in), kept away from zero; infinite where F is 0, which is no price.
+
+        The price reads fewer texts than cheapness: an expert that none of them reached would cost nothing, and its
+        weights would go first.
+        """
+        roots = {}
+        for target in self.targets:
+            fisher = self.fisher[target.name]
+            root = (fisher.sqrt() * target.weight.abs().float().cpu()).clamp(min=1e-9)
+            roots[target.name] = root.masked_fill_(fisher == 0, math.inf)
+        return roots
 
     def isolated(self, settings: Settings, pole: Pole, weight: float) -> Dropped:
         """A whole subnetwork at `sparsity`: per row, drop first by u − λ·sign(H)·r, r the rank of |H| in its row."""
@@ -348,12 +358,13 @@ class Session:
         return {t.name: scores.sparsegpt(t.weight, own[site(t)]).cpu() for t in self.targets}
 
     def _spared(self, method: str, pole: Pole) -> set[str]:
-        """Experts that keep all weights: no token of the text that the score reads reached them.
+        """Targets that keep all weights: no token of the text that the score reads reached them. Experts, and whole
+        towers that text never runs through (a vision model's): there every score ties, and means nothing.
 
-        `magnitude` and `random` read no text; as controls they spare what the pole's own text never reached.
+        `magnitude` and `random` read no text; as controls they spare experts that the pole's own text never reached.
         """
-        experts = [t for t in self.targets if t.expert is not None]
-        if not experts:
+        asked = [t for t in self.targets if t.expert is not None or method not in _NO_TEXT]
+        if not asked:
             return set()  # before any pass over a text
         if method in {"generic", "directed"}:
             read: tuple[Statistics, ...] = (self.generic_statistics,)
@@ -361,7 +372,7 @@ class Session:
             read = self.pole_statistics
         else:
             read = (self.pole_statistics[pole],)
-        return {t.name for t in experts if not all(s[site(t)].tokens for s in read)}
+        return {t.name for t in asked if not all(s[site(t)].tokens for s in read)}
 
     def _completed(self, dropped: Dropped) -> Dropped:
         """With an empty mask for every target that is not there."""
@@ -389,8 +400,8 @@ def _warn_of(unreached: set[str], text: str) -> None:
     if unreached:
         names = sorted(unreached)
         warnings.warn(
-            f"no token of the {text} reached {len(names)} expert matrices; they keep all their weights: "
-            f"{', '.join(names)}", stacklevel=4,
+            f"no token of the {text} reached {len(names)} matrices (experts, or a tower that text does not run "
+            f"through); they keep all their weights: {', '.join(names)}", stacklevel=4,
         )  # fmt: skip
 
 

@@ -328,7 +328,9 @@ class _ExpertInputs(TorchFunctionMode):
             stack = self.stacks.get(args[1].untyped_storage().data_ptr())
             if stack is not None and args[1].ndim == 2 and self.tokens is not None:
                 expert = (args[1].storage_offset() - stack.storage_offset()) // stack[0].numel()
-                self._reduce(self.sites[stack.untyped_storage().data_ptr(), expert], args[0])
+                found = self.sites.get((stack.untyped_storage().data_ptr(), expert))
+                if found is not None:  # else an expert that is no target
+                    self._reduce(found, args[0])
         return result
 
     def _is_gather(self, args: tuple[Any, ...]) -> bool:

@@ -27,7 +27,7 @@ from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, Tex
 from personae.evaluation.rivals import RIVALS, rival_conditions
 from personae.evaluation.scoring import ItemScores, baselines, doubts, encode_items
 from personae.evaluation.shared import Shared, check_apart, check_unread
-from personae.models import Target, find_targets, fingerprint, render_prompt
+from personae.models import Target, answer_lead, find_targets, fingerprint, render_prompt
 from personae.personas import Contrast, split
 from personae.runtime import PersonaModel, check_base
 from personae.subnetwork import Artefact
@@ -135,7 +135,9 @@ def evaluate(
     rows = [make_row(c, bench.base, resamples=resamples, seed=seed) for c in conditions]
     return Evaluation(
         model=_model_record(model, targets),
-        data=_data_record(shared, test, bench.base, render_prompt(tokenizer, test.pairs[0].prompt)),
+        data=_data_record(
+            shared, test, bench.base, render_prompt(tokenizer, test.pairs[0].prompt) + answer_lead(tokenizer)
+        ),
         text=TextRecord(
             text.name, text.sha256, len(text.plain), len(text.chat), bench.capability.plain, bench.capability.chat
         ),

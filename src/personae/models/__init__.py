@@ -10,6 +10,7 @@ from personae.models.default_model import (
 )
 from personae.models.encode import (
     Encoded,
+    answer_lead,
     context_length,
     encode,
     encode_prompt,
@@ -41,6 +42,7 @@ __all__ = [
     "PrefixGradients",
     "Question",
     "Target",
+    "answer_lead",
     "answer_nll",
     "cache_directory",
     "context_length",

@@ -59,15 +59,28 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     if getattr(tokenizer, "chat_template", None) is None:
         return str(tokenizer.eos_token or "")
-    opened = render_prompt(tokenizer, "?")
-    whole = _template(
-        tokenizer,
-        [*_messages(tokenizer, "?", None), {"role": "assistant", "content": _PROBE}],
-        add_generation_prompt=False,
-    )
+    opened, whole = _probed(tokenizer)
     after = whole[whole.rindex(_PROBE) + len(_PROBE) :].strip() if _PROBE in whole[len(opened) - 1 :] else ""
     # Some templates (Phi-3) close a finished conversation with a second token on a line of its own.
     return after.splitlines()[0].rstrip() if after else str(tokenizer.eos_token or "")
+
+
+def answer_lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes between its opening of an answer and the answer, such as an empty block of thoughts.
+
+    An answer that is scored without it stands where the model expects the block to begin. '' for white space alone.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        return ""
+    opened, whole = _probed(tokenizer)
+    lead = whole[len(opened) :].partition(_PROBE)[0] if whole.startswith(opened) and _PROBE in whole else ""
+    return lead if lead.strip() else ""
+
+
+def _probed(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The template's rendering up to an answer, and with the answer `_PROBE`."""
+    answered = [*_messages(tokenizer, "?", None), {"role": "assistant", "content": _PROBE}]
+    return render_prompt(tokenizer, "?"), _template(tokenizer, answered, add_generation_prompt=False)
 
 
 def encode(
@@ -79,12 +92,14 @@ def encode(
     history: Turns = (),
     context: int | None = None,
 ) -> Encoded:
-    """Token ids of the rendered prompt and answer.
+    """Token ids of the rendered prompt, with what the template puts before an answer (`answer_lead`), and of the answer
+    with its end.
 
     The answer is never cut; a prompt that leaves no room for it within `context` tokens loses its
     beginning, with a warning. Errors: `DataError` when the answer alone fills the context.
     """
     head = encode_prompt(tokenizer, prompt, system, history)
+    head += tokenizer(answer_lead(tokenizer), add_special_tokens=False)["input_ids"]
     tail = list(tokenizer(render_answer(tokenizer, answer), add_special_tokens=False)["input_ids"])
     if context is not None and len(head) + len(tail) > context:
         room = context - len(tail)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -35,10 +36,12 @@ def surroundings(model: PreTrainedModel, targets: Sequence[Target]) -> str:
     Every tensor as it is, in its own dtype; of the configuration all but where the model came from and by which version
     of transformers. The kind of device counts, and so does the attention kernel: both decide the last digits.
     """
-    own = {t.weight.untyped_storage().data_ptr() for t in targets}
+    covered: Counter[int] = Counter()
+    for target in targets:
+        covered[id(target.parameter)] += target.size
     total = hashlib.sha256()
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
-        if tensor.untyped_storage().data_ptr() in own:
+        if covered[id(tensor)] == tensor.numel():  # of experts that are kept in one tensor, all must be targets
             continue
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)

@@ -77,9 +77,13 @@ def find_targets(model: nn.Module, patterns: str | Sequence[str] | None = None) 
     Errors: `ModelError` when the model has no repeated blocks with matrices; `OptionError` when a
     pattern matches nothing.
     """
-    targets: list[Target] = []
+    found: dict[tuple[int, int, tuple[int, int]], Target] = {}
     for block_name, block, index in _blocks(model):
-        targets += _block_targets(model, block_name, block, index)
+        for target in _block_targets(model, block_name, block, index):
+            # Blocks may share a weight (Zamba's do). It is one target, under its first name: gains and saved bits of a
+            # second one would be of the same memory.
+            found.setdefault((id(target.parameter), target.offset, target.strides), target)
+    targets = list(found.values())
     if not targets:
         raise ModelError("no Linear, Conv1D or expert weights inside repeated blocks: not a model personae can mask.")
     if patterns is None:
@@ -190,21 +194,18 @@ def _checkpoint_windows(model: nn.Module, block_name: str, block: nn.Module) -> 
         library = cast(PreTrainedModel, model)
         if not (getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(library, add_legacy=False)):
             return {}
-        tagged: dict[str, torch.Tensor] = {}
-        owner: list[str] = []
-        for name, parameter in block.named_parameters():
-            full = f"{block_name}.{name}"
-            kind = torch.int32 if parameter.numel() < 2**31 else torch.int64
-            tagged[full] = torch.arange(parameter.numel(), dtype=kind).view(parameter.shape)
-            owner.append(full)
-        # The conversion keeps no record of where a tensor came from, so each parameter goes alone.
+        # The conversion keeps no record of where a tensor came from, so each parameter goes alone, and only one at a
+        # time has its positions in memory.
         windows: dict[str, list[Window]] = {}
-        for full in owner:
-            reverted = revert_weight_conversion(library, {full: tagged[full]})
+        for local, parameter in block.named_parameters():
+            full = f"{block_name}.{local}"
+            kind = torch.int32 if parameter.numel() < 2**31 else torch.int64
+            positions = torch.arange(parameter.numel(), dtype=kind).view(parameter.shape)
+            reverted = revert_weight_conversion(library, {full: positions})
             read = [_read_window(name, tensor) for name, tensor in reverted.items() if tensor.ndim == 2]
             if read and all(w is not None for w in read):
                 ordered = sorted((w for w in read if w is not None), key=lambda w: w[3])
-                if sum(w[1][0] * w[1][1] for w in ordered) == tagged[full].numel():
+                if sum(w[1][0] * w[1][1] for w in ordered) == parameter.numel():
                     windows[full] = ordered
         return windows
     except Exception as error:
