@@ -193,7 +193,7 @@ def test_a_client_that_vanishes_frees_its_row(
     body = json.dumps(CHAT | {"stream": stream, "n": 2}).encode()
     with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         eventually(lambda: engine.running == 2)

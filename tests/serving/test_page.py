@@ -190,7 +190,7 @@ def test_no_other_route_of_gradio_is_open(service: Service) -> None:
 
     async def knock() -> int:
         count = 0
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as asking:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as asking:
             for route in all_routes(inner):
                 for method in sorted(route.methods or ()) if isinstance(route, Route) else ():
                     path = re.sub(r"{[^}]*}", "x", route.path)

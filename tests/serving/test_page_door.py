@@ -16,7 +16,7 @@ from personae.serving import page_door
 from personae.serving.page_door import COOKIE, LASTS, Door, only_text
 
 KEY, OTHER = "sk-one-two-three", "sk-another-one"
-HOST = "http://page.example"
+HOST = "http://localhost:8000"
 CALL = {"data": ["Hello?", None, 0.5], "event_data": None, "fn_index": 3, "trigger_id": 7, "session_hash": "abc"}
 
 
@@ -101,17 +101,27 @@ def test_a_client_that_leaves_before_its_body_is_there() -> None:
         raise AssertionError(message)
 
     for keys, path in (([], "/gradio_api/queue/join"), ([KEY], "/login")):
-        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+        own = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": own, "query_string": b""}
         asyncio.run(Door(echo, keys)(scope, gone, say))
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://page.example:81", "http://["])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:81", "http://["])
 def test_other_pages_may_not_use_it(origin: str) -> None:
     for method, path in (("GET", "/"), ("POST", "/gradio_api/queue/join"), ("POST", "/login")):
         response = send(Door(echo, [KEY]), method, path, headers={"Origin": origin}, json=CALL)
         assert response.status_code == 403
         assert "access-control-allow-origin" not in response.headers
     assert send(Door(echo, []), "GET", "/", headers={"Origin": HOST}).status_code == 200
+
+
+def test_a_page_whose_name_was_turned_to_loopback_may_not_even_read() -> None:
+    rebound = {"Host": "evil.example:8000", "Origin": "http://evil.example:8000"}
+    for method, path in (("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/queue/join")):
+        response = send(Door(echo, []), method, path, headers=rebound, json=CALL)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "host_not_allowed")
+        assert send(Door(echo, [], None), method, path, headers=rebound, json=CALL).status_code == 200
+    assert send(Door(echo, [KEY]), "GET", "/", headers=rebound).status_code == 401  # with a key any name will do
 
 
 # ------------------------------------------------------------------------- key

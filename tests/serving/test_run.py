@@ -50,6 +50,16 @@ def test_addresses_that_cannot_be_had() -> None:
             bound(host, 0)
 
 
+@pytest.mark.parametrize(("words", "status"), [((), 403), (("--host", "localhost"), 403), (("--host", "0.0.0.0"), 200)])
+def test_loopback_without_keys_answers_to_its_own_names(
+    start: Callable[..., Any], words: tuple[str, ...], status: int
+) -> None:
+    server = start(*words)
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    assert httpx.get(f"{url}/v1/models").status_code == 200
+    assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}).status_code == status
+
+
 def test_brackets_around_ipv6() -> None:
     try:
         made = bound("::1", 0)
@@ -129,7 +139,7 @@ def test_a_server_killed_in_the_middle_of_an_upload(
 
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
-            b"POST /v1/personas HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=y\r\n"
+            b"POST /v1/personas HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=y\r\n"
             b"Content-Length: %d\r\n\r\n%s%s" % (len(content) + 100, head, content[: len(content) // 2])
         )
         sending = threading.Thread(target=send_all)

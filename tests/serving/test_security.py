@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from personae.errors import OptionError
 from personae.serving import create_app
-from personae.serving.security import BodyLimit, Gate, check_origins, is_guarded, read_keys
+from personae.serving.security import BodyLimit, Gate, check_origins, hosts_at, is_guarded, read_keys
 
 KEY = "sk-one-two-three"
 
@@ -138,6 +138,25 @@ def test_pages_of_others_may_not_write() -> None:
     assert asked(gate, method="POST", origin="http://127.0.0.1:8000", host="127.0.0.1:8000")[0] == 200
     assert asked(gate, method="POST", host="127.0.0.1:8000")[0] == 200  # no browser
     assert asked(gate, "/page", method="POST", origin="https://evil.example", host="127.0.0.1:8000")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example:8000", "x@localhost", "[::2]", ""]
+)
+def test_a_page_whose_name_was_turned_to_loopback_may_not_even_read(host: str) -> None:
+    for method in ("GET", "HEAD", "OPTIONS", "POST", "DELETE"):
+        for path in ("/v1/models", "/metrics", "/openapi.json"):
+            assert asked(Gate(reading, [], []), path, method, host=host, origin=f"http://{host}")[0] == 403
+            assert asked(Gate(reading, [], []), path, method, host=host)[0] == 403  # a GET names no origin
+    assert asked(Gate(reading, [], [], None), host=host)[0] == 200
+    assert asked(Gate(reading, [KEY], []), host=host, authorization=f"Bearer {KEY}")[0] == 200
+    assert asked(Gate(reading, [], []), "/healthz", host=host)[0] == 200  # tells nothing, and probes ask as they like
+
+
+def test_names_of_a_server_on_loopback() -> None:
+    for told, own in (("127.0.0.1", "LocalHost"), ("My-Machine", "my-machine"), ("::1", "[::1]"), ("::2", "[::2]")):
+        for host in (own, f"{own}:8000", "localhost:80", "127.0.0.1:8000", "[::1]:9"):
+            assert asked(Gate(reading, [], [], hosts_at(told)), host=host)[0] == 200, (told, host)
 
 
 def test_origins_as_browsers_write_them() -> None:

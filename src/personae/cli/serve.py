@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +56,7 @@ def serve(
     from personae.runtime.engine import Engine
     from personae.serving import Folder, Registry, Service, Settings, create_app
     from personae.serving.run import bound, run
-    from personae.serving.security import check_origins, read_keys
+    from personae.serving.security import check_origins, hosts_at, read_keys
 
     settings = Settings(
         model_id=_model_id(model, DEFAULT_MODEL) if name is None else name,
@@ -74,6 +75,8 @@ def serve(
         return
     with short_warnings():
         made = bound(host, port)  # a port that is taken is an error before the model is loaded
+        local = _is_loopback(made.getsockname()[0])  # a name given by --host may be one of loopback, too
+        settings = replace(settings, hosts=hosts_at(host) if local else None)
         try:
             shelf = None if folder is None else Folder(folder)
             lm, tokenizer = load(model, dtype, device)
@@ -85,7 +88,7 @@ def serve(
                 app = create_app(service, page=shown, sink=_line if access_log else None)
                 for file, problem in sorted(registry.catalogue.unreadable.items()):
                     tell(f"[yellow]warning:[/] {escape(file)} is not served: {escape(problem)}")
-                if not settings.keys and not _is_loopback(host):
+                if not settings.keys and not local:
                     tell(f"[yellow]warning:[/] everybody who reaches {escape(host)} may ask: set --api-key-file.")
                 run(app, made, drain=drain_seconds, started=lambda url: _started(url, service, shown))
         finally:
@@ -129,11 +132,8 @@ def _check_files(files: list[Path]) -> None:
             raise OptionError(f"there is no file {path}; a folder of files goes to --folder.")
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback  # behind '%' stands the interface, in IPv6
 
 
 def _page_is_there() -> bool:

@@ -55,7 +55,7 @@ def create_app(service: Service, *, page: bool = False, sink: Sink | None = None
     app.include_router(_operation(service))
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, largest=settings.max_body, uploads=settings.max_upload)
-    app.add_middleware(Gate, keys=settings.keys, origins=settings.cors_origins)
+    app.add_middleware(Gate, keys=settings.keys, origins=settings.cors_origins, hosts=settings.hosts)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -61,7 +61,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"gradio\.")  # of pandas, in its statistics
     with ThreadPoolExecutor(1) as elsewhere:  # gradio leaves an open loop behind wherever none is running
         gradio = elsewhere.submit(asyncio.run, _mounted(app, service)).result()
-    app.mount("/", Door(gradio, service.settings.keys))
+    app.mount("/", Door(gradio, service.settings.keys, service.settings.hosts))
     app.state.hang_up = gradio.stop_event.set
 
 

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,7 +21,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from personae.serving.refusals import Refusal, response_of
-from personae.serving.security import digest, is_foreign, is_key
+from personae.serving.security import digest, is_foreign, is_key, misnamed
+from personae.serving.settings import LOOPBACK
 
 __all__ = ["Door", "only_text"]
 
@@ -57,12 +58,14 @@ _HEADERS = {
 class Door:
     """Lets through to the page what belongs to it. keys: of the API; none: everybody may see the page.
 
+    hosts: as of `Settings`; a key makes up for a name that is not among them.
+
     A browser shows a key once, in a form, and gets a cookie for it: a time and its HMAC under the key. Nothing is kept
     here, so servers with the same keys know each other's cookies, and a key that is removed ends its cookies.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, keys: Sequence[str], hosts: Collection[str] | None = LOOPBACK) -> None:
+        self._app, self._hosts = app, None if keys else hosts
         self._keys = tuple(digest(key) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,6 +93,8 @@ class Door:
     async def _instead(self, scope: Scope, receive: Receive) -> Response | None:
         """The response to what does not go through."""
         path, method, headers = scope["path"], scope["method"], Headers(scope=scope)
+        if refusal := misnamed(headers, self._hosts):
+            return response_of(refusal)
         if is_foreign(headers):
             return response_of(Refusal(403, "other web pages may not use the page of this server."))
         if self._keys and (path, method) == ("/login", "POST"):

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: API keys, foreign web pages, and the size of a body, as plain ASGI.
+"""Who may ask, and how much: API keys, foreign web pages, names of the server, and the size of a body, as plain ASGI.
 
 These stand in front of the application, so that nothing of an unwanted request is parsed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,13 +17,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from personae.errors import OptionError
 from personae.serving.refusals import Refusal, response_of
+from personae.serving.settings import LOOPBACK
 
-__all__ = ["GUARDED", "BodyLimit", "Gate", "check_origins", "digest", "is_foreign", "is_guarded", "is_key", "read_keys"]
+__all__ = [
+    "GUARDED", "BodyLimit", "Gate", "check_origins", "digest", "hosts_at", "is_foreign", "is_guarded", "is_key",
+    "misnamed", "read_keys",
+]  # fmt: skip
 
 GUARDED = ("/v1", "/metrics", "/openapi.json")
 KEYS_VARIABLE = "PERSONAE_API_KEYS"
 _SHORTEST_KEY = 8
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PORT = re.compile(r":\d*$")
 
 
 def read_keys(path: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -81,15 +87,39 @@ def is_foreign(headers: Headers, permitted: Collection[str] = ()) -> bool:
     return not (origin is None or origin in permitted or _host(origin) == headers.get("host"))
 
 
+def hosts_at(host: str) -> tuple[str, ...]:
+    """The names of a server that listens on loopback: those of loopback, and the one by which it was told to listen."""
+    return tuple(dict.fromkeys((*LOOPBACK, f"[{host}]" if ":" in host else host.lower())))
+
+
+def misnamed(headers: Headers, hosts: Collection[str] | None) -> Refusal | None:
+    """What a request hears that calls the server by none of its names; None for `hosts`: it has any.
+
+    A web page can have its own name resolve to loopback once it is loaded (DNS rebinding). To the browser the server
+    is then of the page's origin, and the page may read as well: only the name that it calls gives it away.
+    """
+    host = headers.get("host", "")
+    if hosts is None or _PORT.sub("", host.lower()) in hosts:
+        return None
+    return Refusal(
+        403,
+        f"without keys this server answers as {', '.join(hosts)}, not as {host[:200]!r}: use one of these in the URL, "
+        "or start it with --api-key-file.",
+        code="host_not_allowed",
+    )
+
+
 class Gate:
     """Lets a request to the API through if it shows a key, or, where there are no keys, comes from no foreign page.
 
     Without a key a server on loopback is open to every web page in the browser of the same machine: browsers send
-    uploads without asking first, but name the page in 'Origin'.
+    uploads without asking first, but name the page in 'Origin' and the server in 'Host'. hosts: as of `Settings`.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], origins: Sequence[str]) -> None:
-        self._app, self._origins = app, frozenset(origins)
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str], origins: Sequence[str], hosts: Collection[str] | None = LOOPBACK
+    ) -> None:
+        self._app, self._origins, self._hosts = app, frozenset(origins), hosts
         self._keys = tuple(digest(key) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,6 +144,8 @@ class Gate:
         )
 
     def _foreign(self, method: str, headers: Headers) -> Refusal | None:
+        if refusal := misnamed(headers, self._hosts):
+            return refusal
         if method in _SAFE_METHODS or not is_foreign(headers, self._origins):
             return None
         origin = headers["origin"][:200]
