@@ -117,6 +117,24 @@ def test_values_out_of_range(change: dict[str, Any], said: str) -> None:
     assert said in refused({**CHAT, **change})
 
 
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (ChatRequest, {"messages": [0] * 9}),
+        (ChatRequest, {"messages": [{}] * 9}),
+        (ChatRequest, {"stop": [0] * 9}),
+        (ChatRequest, {"persona": {str(n): -1 for n in range(99)}}),
+        (CompletionRequest, {"prompt": [-1] * 9}),
+        (CompletionRequest, {"prompt": [[-1] * 9] * 9}),
+        (CompletionRequest, {"prompt": ["x", *[None] * 9]}),
+    ],
+)
+def test_a_long_wrong_list_is_not_more_errors_than_a_short_one(kind: type[Any], change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({**CHAT, **change} if kind is ChatRequest else {"model": "tiny", **change})
+    assert caught.value.error_count() <= 4  # one of each type that the field may have, or each part of a message
+
+
 def test_content_in_parts_is_joined() -> None:
     parts = [{"type": "text", "text": "One "}, {"type": "text", "text": "two"}]
     asked = ChatRequest.model_validate({"model": "tiny", "messages": [{"role": "developer", "content": parts}]})

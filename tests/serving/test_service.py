@@ -197,6 +197,15 @@ def test_prompts_that_do_not_fit(service: Service, prompt: object, change: dict[
     assert caught.value.status == 400
 
 
+def test_too_many_prompts_are_refused_before_any_is_encoded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(*_: object) -> Any:
+        raise AssertionError("a prompt is encoded")
+
+    monkeypatch.setattr(service, "_prompts", encode)
+    with pytest.raises(Refusal, match="is 33: ask for 1 to 32"):
+        complete(service, ["x"] * 33)
+
+
 def test_an_answer_of_no_stated_length_takes_the_room_there_is(service: Service) -> None:
     (request,) = complete(service, [1] * 508)
     assert request.options.max_new_tokens == 4

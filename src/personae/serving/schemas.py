@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 MAX_CHOICES = 32  # answers of one request: n times the number of prompts
 _STOP_LENGTH = 256  # characters
+_MAX_BLENDED = 16
 
 _TEXT_PARTS = {"type": "array", "items": {"type": "object", "properties": {"type": {"const": "text"}, "text": {}}}}
 _ANYTHING = object()
@@ -51,19 +52,29 @@ def _listed(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
+def _few(blend: Any) -> Any:
+    """Pydantic counts a dict last, when it has collected what is wrong with every entry of it."""
+    if isinstance(blend, dict) and len(blend) > _MAX_BLENDED:
+        raise ValueError(f"a blend has at most {_MAX_BLENDED} personas, and this one {len(blend)}")
+    return blend
+
+
+# Lists fail at their first wrong item: pydantic would collect an error for each, seconds' worth from a body of 2 MB.
 Text = Annotated[
     str, BeforeValidator(_flattened), WithJsonSchema({"anyOf": [{"type": "string"}, _TEXT_PARTS], "title": "Content"})
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=_STOP_LENGTH)]
 Stops = Annotated[
     list[StopString],
+    Field(max_length=4, fail_fast=True),
     BeforeValidator(_listed),
-    Field(max_length=4),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 4}]}),
 ]
 Strength = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
-Blend = Annotated[dict[str, Strength], Field(max_length=16)]
-Tokens = Annotated[int, Field(ge=0, lt=2**31)]
+Blend = Annotated[dict[str, Strength], Field(max_length=_MAX_BLENDED), BeforeValidator(_few)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Tokens = Annotated[list[Token], Field(fail_fast=True)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -147,7 +158,7 @@ class _Asked(_Strict):
 class ChatRequest(_Asked):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -176,7 +187,7 @@ class ChatRequest(_Asked):
 class CompletionRequest(_Asked):
     """`POST /v1/completions`. prompt: text, texts, token ids, or several lists of them."""
 
-    prompt: str | list[str] | list[Tokens] | list[list[Tokens]]
+    prompt: str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True)]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     usual: ClassVar[int | None] = 16  # as at OpenAI

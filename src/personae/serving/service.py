@@ -84,10 +84,11 @@ class Service:
 
     def _prepare(self, asked: Asked) -> tuple[Look, Chosen | None, Lease, list[Request]]:
         look, chosen = self._look(asked)
-        prompts = self._prompts(asked)
         number = asked.n or 1
-        if not prompts or len(prompts) * number > MAX_CHOICES:
-            raise Refusal(400, f"prompts times n is {len(prompts) * number}: ask for 1 to {MAX_CHOICES}.", param="n")
+        choices = number * (1 if isinstance(asked, ChatRequest) else len(asked.prompts))
+        if not 1 <= choices <= MAX_CHOICES:  # before any is encoded: a body holds half a million prompts
+            raise Refusal(400, f"prompts times n is {choices}: ask for 1 to {MAX_CHOICES}.", param="n")
+        prompts = self._prompts(asked)
         lengths = [self._length(asked, len(tokens)) for tokens in prompts]
         lease = self.registry.acquire(look)
         try:
