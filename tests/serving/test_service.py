@@ -213,6 +213,21 @@ def test_an_answer_of_no_stated_length_takes_the_room_there_is(service: Service)
         complete(service, [1] * 512)
 
 
+def test_the_room_is_what_the_engine_gives_a_row(
+    make_service: Callable[..., Service], tiny_model: Callable[..., Any]
+) -> None:
+    """Beyond 64 tokens a row of this model would depend on the rows beside it."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64, **factors}
+    phi = tiny_model("phi3", rope_parameters=rope, original_max_position_embeddings=64)
+    service = make_service(model=PersonaModel(*phi))
+    (request,) = complete(service, [1] * 60)
+    assert request.options.max_new_tokens == 4
+    with pytest.raises(Refusal, match="context is 64") as caught:
+        complete(service, [1] * 60, max_tokens=5)
+    assert caught.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize("roles", [["assistant"], ["user", "system", "user"], ["system"]])
 def test_conversations_that_nobody_can_answer(service: Service, roles: list[str]) -> None:
     with pytest.raises(DataError):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from anyio import to_thread
 
 from personae.errors import OptionError
-from personae.models import context_length
 from personae.runtime import PersonaModel
 from personae.runtime.generation import Options, prompt_tokens
+from personae.runtime.kv import row_context
 from personae.runtime.look import BASE, Look, look_of, named
 from personae.runtime.requests import Request
 from personae.serving.metrics import Metrics
@@ -56,7 +56,7 @@ class Service:
         self.metrics = Metrics(engine.stats, lambda: len(actor.personas))
         self.uploading = asyncio.Lock()  # one at a time, so that uploads never take all threads
         self._tokenizer, self._encoding = actor.tokenizer, threading.Lock()
-        self._context = context_length(actor.model)
+        self._context = row_context(actor.model)  # as the engine, which would refuse what only the model can hold
         self._vocabulary = int(actor.model.config.get_text_config().vocab_size)
         self._router: tuple[int, Router] | None = None
 
