@@ -44,6 +44,22 @@ def put(shelf: Folder, path: Path, name: str) -> Path:
     return final
 
 
+def test_a_folder_that_cannot_be_read_at_the_start_is_the_operators_mistake(
+    shelf: Folder, check: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listdir(*_: object) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    catalogue = Catalogue(check, [], shelf)
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(OptionError, match="cannot be used: Permission denied"):
+        Catalogue(check, [], shelf)
+    with pytest.raises(OptionError, match=r"--folder .* cannot be read: Permission denied"):
+        Folder(shelf.path)
+    with pytest.raises(Refusal, match="cannot be used: Permission denied"):  # later it is a client who asks
+        catalogue.entries()
+
+
 def test_files_and_folder_together(shelf: Folder, check: Model, persona_file: Callable[..., Path]) -> None:
     fixed = persona_file("loud", description="Shouts.", system_prompt="Shout!")
     put(shelf, persona_file("calm", "bold"), "two")

@@ -60,7 +60,8 @@ class Catalogue:
 
     check: raises `PersonaeError` for a file that is not made for the model. files: must be good. folder: others.
 
-    Errors: `PersonaeError` for a file of `files` that cannot be served, or a name that two of them hold.
+    Errors: `PersonaeError` for a file of `files` that cannot be served, a name that two of them hold, or a folder that
+    cannot be read.
     """
 
     def __init__(self, check: Callable[[Path], None], files: Sequence[Path], folder: Folder | None) -> None:
@@ -77,7 +78,10 @@ class Catalogue:
                 if entry.name in taken:
                     raise OptionError(f"{path}: the name {entry.name!r} is taken or reserved: rename the persona.")
                 taken.add(entry.name)
-        self.scan()
+        try:
+            self.scan()
+        except Refusal as refusal:  # nobody has asked yet: it is for the operator
+            raise OptionError(refusal.message) from refusal
 
     def scan(self) -> None:
         """Look at all files; only those that changed are read. Errors: `Refusal` for a folder that cannot be read."""

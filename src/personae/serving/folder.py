@@ -44,7 +44,7 @@ def signature(path: Path) -> Signature | None:
 class Folder:
     """One folder of personas. It is made if its parent is there.
 
-    Errors: `OptionError` when it is no folder and cannot be made.
+    Errors: `OptionError` when it is no folder and cannot be made, or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,6 +53,10 @@ class Folder:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             raise OptionError(f"--folder {path} cannot be made: {error.strerror}. Name a folder.") from error
+        try:
+            self.files()
+        except OSError as error:
+            raise OptionError(f"--folder {path} cannot be read: {error.strerror}. Permit it.") from error
         with contextlib.suppress(OSError):  # a folder that cannot be written holds nothing half-written of ours
             self._sweep()
 
