@@ -13,6 +13,7 @@ from personae.runtime.answer import Answer, Ending, next_tokens, penalised, toke
 from personae.runtime.decoding import Sampler
 from personae.runtime.generation import Options
 from personae.runtime.requests import End, Piece, Request
+from personae.runtime.spelling import speller
 
 
 @pytest.fixture
@@ -207,12 +208,12 @@ def test_scores_of_those_who_ask(make, tokenizer) -> None:
     assert none is None
     assert bare is not None
     assert three is not None
-    assert (bare.token, bare.text, bare.top) == (9, tokenizer.decode([9]), ())
+    assert (bare.token, bare.spelled.decode(), bare.top) == (9, tokenizer.decode([9]), ())
     assert bare.log_probability == pytest.approx(float(expected[1, 9]), abs=1e-5)
     order = expected[2].argsort(descending=True)[:3].tolist()
     assert [token for token, _, _ in three.top] == order
     assert [value for _, _, value in three.top] == pytest.approx(expected[2, order].tolist(), abs=1e-5)
-    assert [text for _, text, _ in three.top] == [tokenizer.decode([token]) for token in order]
+    assert [spelled for _, spelled, _ in three.top] == [speller(tokenizer)(token) for token in order]
     assert token_scores(logits, answers, [8, None, 10], tokenizer)[1] is None
 
 
@@ -232,6 +233,9 @@ def test_scores_come_with_the_text_and_none_is_lost(make, tokenizer) -> None:
     scored = [score.token for piece in heard[:-1] for score in piece.scores]
     assert scored == tokens[:-1]
     assert any(len(piece.scores) > 1 for piece in heard[:-1])
+    own = b"".join(score.spelled for piece in heard[:-1] for score in piece.scores)
+    assert own == "a ☂☂".encode()[: len(own)]  # of the last umbrella one token
+    assert len(own) > len("a ☂".encode())
 
 
 # ------------------------------------------------------------------------ ending

@@ -171,8 +171,8 @@ class FakeEngine:
             text = f" {written}" if written else named(request.look)
             scores = ()
             if request.logprobs is not None:
-                top = tuple((token, f"t{token}", -1.0 - token) for token in range(request.logprobs))
-                scores = (TokenScore(9, text, float("-inf") if written == 1 else -0.5, top),)
+                top = tuple((token, b"t%d" % token, -1.0 - token) for token in range(request.logprobs))
+                scores = (TokenScore(9, text.encode(), float("-inf") if written == 1 else -0.5, top),)
             written += 1
             listener(Piece(text, scores))
         return over("length")

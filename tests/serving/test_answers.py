@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from personae.serving import Service
+from personae.runtime.requests import TokenScore
+from personae.serving import Service, answers
 from personae.serving.objects import ChatAnswer, CompletionAnswer
 
 HELLO = [{"role": "user", "content": "Hello?"}]
@@ -130,6 +131,16 @@ def test_log_probabilities_of_a_completion(client: httpx.Client) -> None:
     found = events(client.post("/v1/completions", json=asked | {"stream": True}))
     parts = [c["logprobs"] for event in found for c in event["choices"] if c["logprobs"]]
     assert {name: [value for part in parts for value in part[name]] for name in expected} == expected
+
+
+def test_a_character_of_several_tokens_can_be_put_together() -> None:
+    tokens = [b"a", b"\xf0", b"\x9f\x99", b"\x82", b" b"]
+    shown = [answers._chat_score(TokenScore(7, spelled, -1.0, ((7, spelled, -1.0),))) for spelled in tokens]
+    assert bytes(byte for each in shown for byte in each["bytes"]).decode() == "a🙂 b"
+    assert [each["top_logprobs"][0]["bytes"] for each in shown] == [each["bytes"] for each in shown]
+    assert [each["token"] for each in shown] == ["a", "\ufffd", "\ufffd\ufffd", "\ufffd", " b"]
+    offset = answers._Offset()
+    assert [offset.before(spelled) for spelled in tokens] == [0, 1, 1, 1, 2]  # of the text, in which it is one
 
 
 def test_the_persona_is_said_in_a_header_that_every_client_can_read(client: httpx.Client) -> None:

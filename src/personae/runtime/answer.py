@@ -18,6 +18,7 @@ from personae.runtime.decoding import Reader, Sampler
 from personae.runtime.generation import _end_tokens
 from personae.runtime.kv import Kept
 from personae.runtime.requests import End, Listener, Piece, Request, TokenScore
+from personae.runtime.spelling import speller
 
 __all__ = ["Answer", "Ending", "next_tokens", "penalised", "token_scores"]
 
@@ -212,7 +213,7 @@ def token_scores(
     ]
     if not asked:
         return scores
-    log_probabilities = logits[asked].log_softmax(dim=-1).cpu()
+    log_probabilities, spell = logits[asked].log_softmax(dim=-1).cpu(), speller(tokenizer)
     for place, row in enumerate(asked):
         token, number = tokens[row], answers[row].request.logprobs
         assert token is not None
@@ -220,8 +221,7 @@ def token_scores(
         own = log_probabilities[place]
         values, likeliest = own.topk(min(number, own.numel()))
         top = tuple(
-            (other, str(tokenizer.decode([other])), value)
-            for other, value in zip(likeliest.tolist(), values.tolist(), strict=True)
+            (other, spell(other), value) for other, value in zip(likeliest.tolist(), values.tolist(), strict=True)
         )
-        scores[row] = TokenScore(token, str(tokenizer.decode([token])), float(own[token]), top)
+        scores[row] = TokenScore(token, spell(token), float(own[token]), top)
     return scores

@@ -38,12 +38,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """One token that was written. top: the likeliest tokens in its place as (token, text, log-probability in nats)."""
+    """One token that was written. top: the likeliest tokens in its place as (token, bytes, log-probability in nats).
+
+    spelled: its bytes in UTF-8; a character may be of several tokens.
+    """
 
     token: int
-    text: str
+    spelled: bytes
     log_probability: float
-    top: tuple[tuple[int, str, float], ...] = ()
+    top: tuple[tuple[int, bytes, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import json
 import math
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -148,7 +150,7 @@ class _Form:
         self._model, self._answering = asked.model, answering
         self._id = ("chatcmpl-" if self._is_chat else "cmpl-") + secrets.token_hex(12)
         self._created = int(time.time())
-        self._written: dict[int, int] = {}  # characters of each choice's tokens so far, for text_offset
+        self._written: defaultdict[int, _Offset] = defaultdict(_Offset)  # of each choice
 
     def frame(self, choices: list[JsonObject], *, whole: bool = False) -> JsonObject:
         """An object around choices."""
@@ -202,31 +204,47 @@ class _Form:
             return None
         if self._is_chat:
             return {"content": [_chat_score(score) for score in scores], "refusal": None}
-        offsets = []
-        for score in scores:
-            offsets.append(self._written.get(index, 0))
-            self._written[index] = offsets[-1] + len(score.text)
         return {
-            "tokens": [score.text for score in scores],
+            "tokens": [_shown(score.spelled) for score in scores],
             "token_logprobs": [_finite(score.log_probability) for score in scores],
             "top_logprobs": [_by_text(score) for score in scores],
-            "text_offset": offsets,
+            "text_offset": [self._written[index].before(score.spelled) for score in scores],
         }
 
 
+class _Offset:
+    """Counts the characters of a text from the bytes of its tokens, for text_offset."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def before(self, spelled: bytes) -> int:
+        """Whole characters before the next token, which this is."""
+        offset = self._characters
+        self._characters += len(self._decoder.decode(spelled))
+        return offset
+
+
 def _chat_score(score: TokenScore) -> JsonObject:
-    top = [_token(text, value) for _, text, value in score.top]
-    return {**_token(score.text, score.log_probability), "top_logprobs": top}
+    top = [_token(spelled, value) for _, spelled, value in score.top]
+    return {**_token(score.spelled, score.log_probability), "top_logprobs": top}
 
 
-def _token(text: str, log_probability: float) -> JsonObject:
-    return {"token": text, "logprob": _finite(log_probability), "bytes": list(text.encode("utf-8", "replace"))}
+def _token(spelled: bytes, log_probability: float) -> JsonObject:
+    return {"token": _shown(spelled), "logprob": _finite(log_probability), "bytes": list(spelled)}
+
+
+def _shown(spelled: bytes) -> str:
+    """A token as text; of an unfinished character only its bytes say which."""
+    return spelled.decode("utf-8", "replace")
 
 
 def _by_text(score: TokenScore) -> dict[str, float]:
     """Likeliest texts, and the one that was written; of several tokens with one text the likeliest."""
     found: dict[str, float] = {}
-    for text, value in [*((text, value) for _, text, value in score.top), (score.text, score.log_probability)]:
+    for spelled, value in [*(each[1:] for each in score.top), (score.spelled, score.log_probability)]:
+        text = _shown(spelled)
         found[text] = max(found.get(text, _LEAST), _finite(value))
     return found
 
