@@ -168,6 +168,37 @@ def test_a_failure_while_switching_goes_back(actor, snapshot, same, monkeypatch)
         actor.model.state_dict()
 
 
+def test_an_interruption_right_behind_a_switch_goes_back(actor, snapshot, same, monkeypatch, tmp_path) -> None:
+    actor.set_persona("a", 0.5)
+    worn, wear, used, calls = snapshot(actor.model), dressing.Dressing.wear, actor._wardrobe.used, []
+
+    def once(real, *arguments):
+        real(*arguments)
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    def check() -> None:
+        assert calls
+        assert actor.active == {"a": 0.5}
+        assert same(snapshot(actor.model), worn)
+        calls.clear()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(actor._wardrobe, "used", lambda names: once(used, names))
+        with pytest.raises(KeyboardInterrupt):
+            actor.set_persona("b")
+        check()
+    monkeypatch.setattr(dressing.Dressing, "wear", lambda *arguments: once(wear, *arguments))
+    with pytest.raises(KeyboardInterrupt), actor.persona("b"):
+        raise AssertionError("the block is entered")
+    check()
+    with pytest.raises(KeyboardInterrupt):
+        actor.save_pretrained(tmp_path)
+    check()
+    actor.remove_persona("b")  # nothing holds on to it
+
+
 def test_a_failure_of_going_back_too_ends_at_the_base(actor, snapshot, same, monkeypatch) -> None:
     base = snapshot(actor.model)
     actor.set_persona("a")

@@ -42,17 +42,17 @@ class Dressing:
         before = self.worn, self._patches
         try:
             self._swap(wanted, patches)
+            self._wardrobe.used(wanted)
         except BaseException:  # Ctrl-C and a full memory included
             self._swap(*before)
             raise
-        self._wardrobe.used(wanted)
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
         """The base weights for a block."""
         worn = self.worn
-        self.wear({})
-        try:
+        try:  # from before the switch on: Ctrl-C may come right behind it
+            self.wear({})
             yield
         finally:
             self.wear(worn)

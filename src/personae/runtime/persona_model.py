@@ -167,10 +167,10 @@ class PersonaModel:
         """
         self._turn.acquire("persona()")
         try:
-            before = self._worn
-            self._dressing.wear(self._asked(persona, strength))
+            before, wanted = self._worn, self._asked(persona, strength)
             self._to_restore.append(before)
-            try:
+            try:  # from before the switch on: Ctrl-C may come right behind it
+                self._dressing.wear(wanted)
                 yield self
             finally:
                 try:
