@@ -34,6 +34,14 @@ EXCLUSIONS: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"rounds": 2, "isolated": True, "sparsity": 0.5}, ("--rounds", "sparsity")),
     ({"method": "wanda", "n_m": (2, 4), "sparsity": 0.5}, ("--n-m", "--sparsity")),
     ({"method": "wanda", "n_m": (2, 4), "selection": "global"}, ("--n-m", "--selection")),
+    ({"forward": "separation"}, ("--forward belongs to directed-forward", "not to directed,")),
+    ({"method": "wanda", "forward": "separation"}, ("--forward", "wanda")),
+    ({"phi": "softplus"}, ("--phi belongs to contrastive-wanda", "not to directed,")),
+    ({"method": "contrastive-sparse", "phi": "softplus"}, ("--phi", "contrastive-sparse")),
+    ({"method": "wanda", "rank_by": "gain"}, ("--rank-by belongs to directed", "not to wanda")),
+    ({"isolated": True, "sparsity": 0.5, "rank_by": "gain"}, ("--rank-by", "not to --isolated")),
+    ({"statistic": "l2"}, ("--statistic belongs to wanda", "not to directed,")),
+    ({"method": "sparsegpt", "statistic": "l2"}, ("--statistic", "sparsegpt")),
 ]
 OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"method": "prune"}, "'prune'"),
@@ -83,7 +91,9 @@ def test_the_budget_is_the_default(method: str) -> None:
     [
         {"cheap_share": 0.1}, {"drop_share": 0.01}, {"isolated": True, "sparsity": 0.5},
         {"method": "wanda", "sparsity": 0.5, "selection": "global"}, {"method": "wanda", "n_m": (2, 4)},
-        {"max_capability_loss": 0.2, "rounds": 1},
+        {"max_capability_loss": 0.2, "rounds": 1}, {"cheap_share": 0.1, "rank_by": "gain"},
+        {"method": "directed-forward", "drop_share": 0.01, "forward": "separation", "rank_by": "gain"},
+        {"method": "contrastive-wanda", "sparsity": 0.5, "phi": "softplus", "statistic": "l2"},
     ],
 )  # fmt: skip
 def test_what_says_how_much_to_drop_is_left_alone(options: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from personae.discovery import METHODS
 from personae.errors import MaskMismatchError, OptionError, UnknownPersonaError
 from personae.evaluation.poles import (
     Poles,
@@ -70,6 +71,29 @@ def test_settings_take_over_the_budget_or_the_share(
     assert settings_for("directed", scored, contrast).max_capability_loss == 0.05
     with pytest.raises(OptionError, match="unknown method"):
         settings_for("astrology", None, contrast)
+
+
+def test_settings_leave_out_what_another_method_does_not_read(
+    model_and_tokenizer: Any, contrast: Contrast, artefact_of: ArtefactOf
+) -> None:
+    model, _ = model_and_tokenizer
+    budget = {"max_capability_loss": 0.2}
+    forward = artefact_of(model, contrast, method="directed-forward", forward="separation", rank_by="gain", **budget)
+    again = settings_for("directed-forward", forward, contrast)
+    assert (again.forward, again.rank_by) == ("separation", "gain")
+    directed = settings_for("directed", forward, contrast)
+    assert (directed.forward, directed.rank_by) == ("lean", "gain")
+    assert settings_for("wanda", forward, contrast).unread == ()
+    scored = artefact_of(model, contrast, method="contrastive-wanda", phi="softplus", statistic="l2", **budget)
+    assert settings_for("contrastive-wanda", scored, contrast).phi == "softplus"
+    wanda = settings_for("wanda", scored, contrast)
+    assert (wanda.phi, wanda.statistic) == ("relu", "l2")
+    for method in METHODS:
+        assert settings_for(method, scored, contrast).unread == ()
+    isolated = artefact_of(model, contrast, share=0.3, isolated=True, sparsity=0.3, rank_by="gain", phi="softplus")
+    found = from_artefact(isolated, contrast).found_by  # a file from before such options were refused
+    assert found is not None
+    assert (found.isolated, found.rank_by, found.phi) == (True, "gain-per-price", "relu")
 
 
 def test_the_budget_of_controls() -> None:

@@ -22,6 +22,13 @@ DEFAULT_BUDGET = 0.05  # nats a token
 DEFAULT_CHEAP_SHARES = (0.6,)  # tried within a budget
 FIXED_CHEAP_SHARE = 0.3  # with a drop share: no budget stands behind it, so a more careful one
 DEFAULT_ROUNDS = 2
+# Options that shape only some methods, with the methods that read them; the contrastive ones break ties by `wanda`.
+_READ_BY = {
+    "statistic": ("wanda", "contrastive-wanda", "contrastive-sparse"),
+    "phi": ("contrastive-wanda",),
+    "rank_by": ("directed", "directed-forward"),
+    "forward": ("directed-forward",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,16 @@ class Settings:
         """Whether the method orders the candidates u < c by a gain, instead of scoring all weights."""
         return self.method in {"directed", "directed-forward"}
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Options with another value than the default that these settings do not read: they would change nothing."""
+        return tuple(
+            name
+            for name, methods in _READ_BY.items()
+            if getattr(self, name) != getattr(_DEFAULTS, name)
+            and (self.method not in methods or (name == "rank_by" and self.isolated))
+        )
+
     def checked(self) -> Settings:
         """These settings with the budget filled in where nothing else says how much to drop.
 
@@ -111,6 +128,10 @@ class Settings:
                     raise OptionError(f"--max-capability-loss chooses how much to drop; it excludes {option}.")
         if self.method != "directed" and (self.objective != "margin" or self.own_weight):
             raise OptionError(f"--objective and --own-weight belong to directed, not to {self.method}.")
+        for name in self.unread:
+            option, to = f"--{name.replace('_', '-')}", ", ".join(_READ_BY[name])
+            form = "--isolated" if self.isolated else self.method
+            raise OptionError(f"{option} belongs to {to}, not to {form}, which would not read it: leave {option} out.")
         if self.isolated and (self.method != "directed" or self.sparsity is None):
             raise OptionError("--isolated needs --method directed and --sparsity.")
         if self.isolated and own_share:
@@ -149,3 +170,6 @@ class Settings:
         if in_rounds and self.rounds is None:
             return replace(self, rounds=DEFAULT_ROUNDS)
         return self
+
+
+_DEFAULTS = Settings()

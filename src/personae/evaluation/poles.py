@@ -35,6 +35,7 @@ _SHARED = (
     "phi",
     "tokens",
     "rank_by",
+    "forward",
     "seed",
     "max_capability_loss",
 )
@@ -126,7 +127,8 @@ def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, bud
     record = artefact[contrast.positive].provenance
     taken_over = _SHARED + _OF_DIRECTED if method == "directed" else _SHARED
     shared: dict[str, Any] = {k: record.parameters[k] for k in taken_over if record.parameters.get(k) is not None}
-    candidates = Settings(method=method).by_candidates
+    plain = Settings(method=method)
+    candidates = plain.by_candidates
     if not candidates and record.parameters.get("selection"):
         shared["selection"] = record.parameters["selection"]
     if budget is not None:
@@ -138,7 +140,8 @@ def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, bud
         settings = replace(settings, **fixed)
     elif settings.max_capability_loss is None and not candidates:
         settings = replace(settings, sparsity=record.sparsity)
-    return settings.checked()
+    # what shaped the artefact's own method and not this one, which would refuse it
+    return replace(settings, **{name: getattr(plain, name) for name in settings.unread}).checked()
 
 
 def budget_of(poles: Poles, measured: float | None) -> float:
