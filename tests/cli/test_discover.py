@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from cli_helpers import Cli, write_contrast
 from personae.cli.discover import parse_n_m
 from personae.discovery import METHODS
 from personae.errors import OptionError
+from personae.personas import Contrast, cross_fit
 from personae.subnetwork import load
 
 SHARES = ("--cheap-share", "0.3", "--drop-share", "0.05")  # quick: no search for the budget
@@ -120,6 +122,23 @@ def test_cross_fit_is_printed(cli: Cli, llama: Path, contrast: Path) -> None:
     assert "30 items, which calibrated it too" in ended.out
 
 
+def test_the_split_seed_deals_the_folds(
+    cli: Cli, llama: Path, contrast: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dealt: list[list[tuple[Contrast, Contrast]]] = []
+
+    def deal(*given: Any, **options: Any) -> list[tuple[Contrast, Contrast]]:
+        dealt.append(cross_fit(*given, **options))
+        return dealt[-1]
+
+    monkeypatch.setattr("personae.personas.cross_fit", deal)
+    quick = ("--model", llama, "--method", "magnitude", "--sparsity", "0.3", "--cross-fit", "2", "-o", "x.persona")
+    for seed in (0, 7):
+        assert cli("discover", contrast, *quick, "--split-seed", str(seed)).code == 0
+        assert load(here / "x.persona").metadata["cross_fit_seed"] == seed
+    assert dealt[0][0][1].prompts != dealt[1][0][1].prompts
+
+
 def test_one_sided_data_take_the_base_models_answers_for_a_rival(cli: Cli, llama: Path, here: Path) -> None:
     rows = [{"prompt": f"What about part {n}?", "answer": f"I would sing, and {n} times."} for n in range(6)]
     (here / "singer.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -130,6 +149,9 @@ def test_one_sided_data_take_the_base_models_answers_for_a_rival(cli: Cli, llama
     refused = cli("discover", "singer.jsonl", "--model", llama, "--method", "contrastive-wanda", "--sparsity", "0.3")
     assert refused.code == 2
     assert "one-sided" in refused.err
+    named = cli("discover", "singer.jsonl", "--model", llama, "--positive", "Ann", "--negative", "Ben")
+    assert named.code == 2
+    assert "--positive and --negative would name poles, but singer.jsonl is read as one persona" in named.err
     folded = cli("discover", "singer.jsonl", "--model", llama, "--cross-fit", "3")
     assert folded.code == 2
     assert "--cross-fit needs both poles" in folded.err
@@ -147,6 +169,9 @@ def test_roles_of_a_role_play_file(cli: Cli, llama: Path, here: Path) -> None:
     assert list(both.json["personas"]) == ["Ann", "Cy"]
     alone = cli("discover", "roles.jsonl", "--model", llama, *quick, "--role", "Ben", "--json")
     assert list(alone.json["personas"]) == ["Ben"]
+    named = cli("discover", "roles.jsonl", "--model", llama, *quick, "--role", "Ben", "--positive", "Benjamin")
+    assert named.code == 2
+    assert "--positive would name poles, but roles.jsonl is read as one persona, 'Ben': leave it out" in named.err
 
 
 def test_output_goes_where_it_is_told_and_pairs_limits_the_data(

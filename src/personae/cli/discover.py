@@ -56,7 +56,7 @@ def discover(
     role: Annotated[str | None, typer.Option(help="Role in a role-play file.")] = None,
     against: Annotated[str | None, typer.Option(help="Rival role in a role-play file.")] = None,
     data_format: Annotated[str | None, typer.Option("--format", help="Format of the file, if it is not recognised.")] = None,
-    split_seed: Annotated[int, typer.Option(help="Seed of the 60/20/20 split by question.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of the 60/20/20 split by question; with --cross-fit of its folds.")] = 0,
     all_items: Annotated[bool, typer.Option("--all-items", help="Calibrate on everything; nothing is left to test on.")] = False,
     cross_fit: Annotated[int | None, typer.Option(help="Measure on K held-out folds first, then calibrate on everything (for small sets).")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a calibration that was killed.")] = True,
@@ -82,13 +82,14 @@ def discover(
         raise OptionError("--cross-fit calibrates on everything in the end; it excludes --all-items.")
     with short_warnings():
         data = read_data(contrast, positive=positive, negative=negative, role=role, against=against, format=data_format)
+        _check_names(contrast, data, positive, negative)
         if pairs is not None:
             data = data.take(pairs, seed)
         path = (output or Path(f"{data.name}.persona")).expanduser()
         check_writable(path, "--output", contrast, generic_text)
         for name in getattr(data, "poles", (data.name,)):
             check_persona_name(name)  # a name that no file takes, before it costs hours
-        parts = _folds(data, cross_fit) if cross_fit is not None else None
+        parts = _folds(data, cross_fit, split_seed) if cross_fit is not None else None
         lm, tokenizer = load(model, dtype, device)
         folds = (
             _cross_fit(lm, tokenizer, parts, (generic_text, generic_answers), targets, options)
@@ -100,7 +101,7 @@ def discover(
             split_seed=None if all_items or folds is not None else split_seed, resume=resume, progress=bar, **options,
         )  # fmt: skip
         if folds is not None:
-            artefact = _with_folds(artefact, folds)
+            artefact = _with_folds(artefact, folds, split_seed)
         artefact.save(path)
     result = {
         "artefact": str(path.resolve()),
@@ -161,13 +162,25 @@ def read_data(source: str, *, role: str | None = None, against: str | None = Non
         return persona
 
 
-def _folds(data: Any, number: int) -> list[tuple[Any, Any]]:
+def _check_names(source: str, data: Any, positive: str | None, negative: str | None) -> None:
+    """Errors: `OptionError` for names of poles where there is one persona, which has its name from the data."""
+    from personae.personas import Contrast
+
+    given = [name for name, value in (("--positive", positive), ("--negative", negative)) if value is not None]
+    if given and not isinstance(data, Contrast):
+        raise OptionError(
+            f"{' and '.join(given)} would name poles, but {source} is read as one persona, '{data.name}': leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give both sides (of a role-play file --role and --against)."
+        )
+
+
+def _folds(data: Any, number: int, seed: int) -> list[tuple[Any, Any]]:
     """Couples (calibration, held out), each question held out once. Errors: `OptionError`, `DataError`."""
     from personae.personas import Contrast, cross_fit
 
     if not isinstance(data, Contrast):
         raise OptionError("--cross-fit needs both poles.")
-    return cross_fit(data, number)
+    return cross_fit(data, number, seed=seed)
 
 
 def _cross_fit(
@@ -200,9 +213,8 @@ def _cross_fit(
     return report
 
 
-def _with_folds(artefact: Any, folds: list[dict[str, Any]]) -> Any:
+def _with_folds(artefact: Any, folds: list[dict[str, Any]], seed: int) -> Any:
     from personae.subnetwork import Artefact
 
-    return Artefact(
-        artefact.model, artefact.personas, {**artefact.metadata, "cross_fit": json.loads(json.dumps(folds))}
-    )
+    found = {"cross_fit": json.loads(json.dumps(folds)), "cross_fit_seed": seed}
+    return Artefact(artefact.model, artefact.personas, {**artefact.metadata, **found})
