@@ -27,6 +27,7 @@ from personae.cli.console import (
     print_json,
     short_warnings,
     tell,
+    typed,
 )
 from personae.cli.discover import read_data
 from personae.errors import DataError, OptionError
@@ -36,6 +37,7 @@ MOST_COLUMNS = 6  # pairs whose hidden states are printed beside each other
 
 
 def compare(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help=".persona files of one model, with two personas or more in all.")],
     stability: Annotated[str | None, typer.Option(help="Contrast the personas were found from: find their masks again on bootstrap resamples of it.")] = None,
     hidden_states: Annotated[str | None, typer.Option(help="Contrast on whose answers the hidden states are compared.")] = None,
@@ -68,9 +70,14 @@ def compare(
 
     if stability is None and hidden_states is None:
         _check_unused(model=model, positive=positive, negative=negative, format=data_format, all_items=all_items,
-                      allow_other_weights=allow_other_weights)  # fmt: skip
-    if stability is None and generic_text is not None:
-        raise OptionError("--generic-text goes with --stability.")
+                      allow_other_weights=allow_other_weights, split_seed=typed(context, "split_seed"))  # fmt: skip
+    for option, given, missing in (
+        ("--generic-text", generic_text is not None, "--stability" if stability is None else None),
+        ("--resamples", typed(context, "resamples"), "--stability" if stability is None else None),
+        ("--items", typed(context, "items"), "--hidden-states" if hidden_states is None else None),
+    ):
+        if given and missing:
+            raise OptionError(f"{option} goes with {missing}.")
     with short_warnings():
         if output is not None:
             output = output.expanduser()

@@ -124,6 +124,12 @@ def load(model: str | None, dtype: str, device: str) -> tuple[Any, Any]:
         return load_model(model, dtype=dtype, device=device, progress=show)
 
 
+def typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line, be it with its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def command_line() -> str:
     """What was typed, for the files that keep it; paths are as they were given."""
     return shlex.join(["personae", *sys.argv[1:]])

@@ -21,6 +21,7 @@ from personae.cli.console import (
     out,
     print_json,
     short_warnings,
+    typed,
     write_text,
 )
 from personae.cli.discover import read_data
@@ -150,7 +151,7 @@ def _refuse_others(context: typer.Context, suite: str) -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name not in _OF_SUITES and _typed(context, str(parameter.name))
+        if parameter.name not in _OF_SUITES and typed(context, str(parameter.name))
     ]
     if given:
         belong = "belongs" if len(given) == 1 else "belong"
@@ -158,11 +159,6 @@ def _refuse_others(context: typer.Context, suite: str) -> None:
             f"{', '.join(given)} {belong} to the table of one contrast; --suite {suite} has its own protocol "
             "(docs/suites.md says how to change its settings from Python)."
         )
-
-
-def _typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _own_items(source: str, data: Any, made: Any, split_seed: int, *, examples: bool) -> tuple[Any, Any]:
