@@ -23,6 +23,7 @@ from personae.cli.console import (
     print_json,
     short_warnings,
     tell,
+    typed,
     write_text,
 )
 from personae.cli.discover import read_data
@@ -30,6 +31,7 @@ from personae.errors import ArtefactError, DataError, OptionError
 
 
 def trace(
+    context: typer.Context,
     artefact: Annotated[Path, typer.Argument(help="A .persona file with any number of personas.")],
     text: Annotated[str | None, typer.Option(help="The text to trace.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="The same, read from a UTF-8 file.")] = None,
@@ -63,6 +65,7 @@ def trace(
     from personae.subnetwork import load as load_artefact
 
     _check(text, file, ask, question, persona, system)
+    _check_unused(context, ask, calibrate)
     given = _text(text, file)
     read = [path for path in (artefact, file) if path is not None]
     html, output = (path.expanduser() if path is not None else None for path in (html, output))
@@ -137,6 +140,16 @@ def _check(
         raise OptionError("--system stands before a question: give --question or --ask as well.")
     if ask is not None and not ask.strip():
         raise OptionError("--ask is empty: give a question.")
+
+
+def _check_unused(context: typer.Context, ask: str | None, calibrate: str | None) -> None:
+    """Refuse what would change nothing, were it given. Errors: `OptionError`."""
+    for name, with_option, given in (
+        ("max_new_tokens", "--ask", ask), ("temperature", "--ask", ask),
+        ("items", "--calibrate", calibrate), ("split_seed", "--calibrate", calibrate),
+    ):  # fmt: skip
+        if given is None and typed(context, name):
+            raise OptionError(f"--{name.replace('_', '-')} goes with {with_option}.")
 
 
 def _text(text: str | None, file: Path | None) -> str:
