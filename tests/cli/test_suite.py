@@ -71,6 +71,10 @@ def test_suites_on_a_contrast(cli: Cli, llama: Path, here: Path, name: str) -> N
         (("--suite", "mbti", "--data", ".", "--max-capability-loss", "0.05"), "--max-capability-loss belongs to"),
         (("--suite", "planted", "--all-items", "--rival", "steering"), "--rival, --all-items belong to the table"),
         (("--suite", "mbti", "--data", ".", "--second-model", "m"), "or with --suite ai-persona, not mbti"),
+        (
+            ("--suite", "planted", "-o", "r.md"),
+            "--output r.md is where the Markdown goes: name the JSON, such as r.json",
+        ),
         ((), "name a contrast"),
     ],
 )

@@ -53,6 +53,11 @@ def run_suite(
     if second_model is not None and name != _WITH_A_SECOND_MODEL:
         raise OptionError(f"--second-model goes with a contrast or with --suite {_WITH_A_SECOND_MODEL}, not {name}.")
     path = (output or Path(f"{name}.json")).expanduser()
+    if path.suffix.lower() == ".md":  # where the page goes, which would replace the JSON
+        raise OptionError(
+            f"--output {path} is where the Markdown goes: name the JSON, such as {path.with_suffix('.json')}, and the "
+            "Markdown is written beside it."
+        )
     page = path.with_suffix(".md")
     for each in (path, page):
         check_writable(each, "--output", contrast, *personas)
