@@ -178,6 +178,16 @@ def test_an_output_never_replaces_the_calibration_items(cli: Cli, contrast: Path
     assert own.read_bytes() == write_contrast(here / "again.jsonl").read_bytes()
 
 
+@pytest.mark.usefixtures("no_model")
+def test_an_output_never_replaces_the_other_artefact(cli: Cli, contrast: Path, artefact: Path, here: Path) -> None:
+    other = here / "other.persona"
+    other.write_bytes(artefact.read_bytes())
+    ended = cli("eval", contrast, artefact, "--other", other, "-o", "other.persona")
+    assert ended.code == 2
+    assert "would replace" in ended.err
+    assert other.read_bytes() == artefact.read_bytes()
+
+
 # --- a second model ---------------------------------------------------------------------------------------------
 
 

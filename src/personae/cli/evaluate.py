@@ -101,7 +101,8 @@ def evaluate(
     with short_warnings():
         if output is not None:
             output = output.expanduser()
-            check_writable(output, "--output", contrast, artefact, calibration, plain_text, chat_text, generic_text)
+            read = (contrast, artefact, other, calibration, plain_text, chat_text, generic_text)
+            check_writable(output, "--output", *read)
         data = read_data(contrast, positive=positive, negative=negative, format=data_format)
         if not isinstance(data, Contrast):
             raise DataError(f"{contrast} is one-sided; evaluation compares two answers a question.")
