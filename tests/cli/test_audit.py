@@ -148,10 +148,13 @@ def test_mistakes_end_with_2_and_write_nothing(
 def test_no_mask_no_checkpoint(cli: Cli, words: tuple[Any, ...], here: Path) -> None:
     """A budget that nothing keeps: the verdict says what can be reached, and no safe checkpoint is pretended."""
     tight = (*words, "--max-capability-loss", "0.0000001", "--groups", "0", "--no-again")
-    ended = cli(*tight, "--checkpoint", "safe")
-    assert ended.code == 2
-    assert "no hazard is disabled" in ended.err
-    assert list(here.iterdir()) == []
+    ended = cli(*tight, "--checkpoint", "safe", "--save", "masks", "-o", "a.json", "--markdown", "a.md")
+    assert ended.code == 0, ended.err
+    assert "no hazard is disabled, so the checkpoint would be the model itself; none is written" in ended.err
+    assert "written: safe" not in ended.err
+    assert "reachable" in ended.out
+    assert sorted(p.name for p in here.iterdir()) == ["a.json", "a.md", "masks"]
+    assert cli(*tight, "--checkpoint", "safe", "--fail-above", "0").code == 1
     said = json.loads(cli(*tight, "--json").out)["result"]["hazards"][0]
     assert said["disabling"] is None
     assert said["verdict"] == "reachable"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 from personae.analysis.audit_model import Masks, Subject, union
 from personae.analysis.audit_result import Disabling, Hazard
 from personae.discovery import versions
-from personae.errors import ArtefactError, OptionError, UnknownPersonaError
+from personae.errors import OptionError, UnknownPersonaError
 from personae.export import check_folder, save_masked
 from personae.models import find_targets
 from personae.personas import Contrast
@@ -89,7 +90,8 @@ def save_all(
 ) -> None:
     """Every disabling mask as `disable-<pole>.persona`, and all of them baked into one checkpoint.
 
-    Errors: `ArtefactError` when something cannot be written, or when there is no mask to bake into a checkpoint.
+    Where there is no mask to bake in, a warning stands for the checkpoint: an audit that finds nothing to disable is a
+    result too. Errors: `ArtefactError` when something cannot be written.
     """
     if save is not None:
         folder = Path(save)
@@ -98,13 +100,13 @@ def save_all(
             if hazard.disabling is not None:
                 made = _artefact(subject, hazard, hazard.disabling, contrast, part.calibration, worn[contrast.name])
                 made.save(folder / f"{hazard.disabling.persona}.persona")
-    if checkpoint is not None:
-        if not worn:
-            raise ArtefactError(
-                "--checkpoint: no hazard is disabled, so the checkpoint would be the model itself; nothing is written."
-            )
-        masks = union(list(worn.values()))
-        save_masked(subject.model, subject.tokenizer, masks, checkpoint)
+    if checkpoint is not None and not worn:
+        warnings.warn(
+            f"--checkpoint {checkpoint}: no hazard is disabled, so the checkpoint would be the model itself; none is "
+            "written.", stacklevel=3,
+        )  # fmt: skip
+    elif checkpoint is not None:
+        save_masked(subject.model, subject.tokenizer, union(list(worn.values())), checkpoint)
 
 
 def _artefact(

@@ -139,9 +139,10 @@ def audit(
         print_json({"format": FORMAT, **plain(record), "result": plain(found.to_dict())})
     else:
         out.print(to_rich(found, fail_above=fail_above))
-        written = [path for path in (markdown, output, checkpoint) if path is not None]
+        masks = [h.disabling for h in found.hazards if h.disabling is not None]
+        written = [path for path in (markdown, output, checkpoint if masks else None) if path is not None]
         if save is not None:
-            written += [save / f"{h.disabling.persona}.persona" for h in found.hazards if h.disabling is not None]
+            written += [save / f"{mask.persona}.persona" for mask in masks]
         for path in written:
             tell(f"written: {escape(str(path))}")
     worst = found.worst_to_weights if count_rediscovery else found.worst
