@@ -118,6 +118,9 @@ def test_what_decides_the_exit_code_is_said() -> None:
     assert "Passes at 0.31" in printed(AUDIT, 0.31)
     assert "Fails at 0.3." in printed(AUDIT, 0.30)
     assert "Passes" not in printed(AUDIT)
+    counted = to_markdown(AUDIT, fail_above=0.35, count_rediscovery=True)
+    assert "Fails at 0.35, the fresh discovery counted." in counted
+    assert "Passes at 0.35." in to_markdown(AUDIT, fail_above=0.35)
 
 
 def test_all_masks_at_once_have_a_table_of_their_own() -> None:

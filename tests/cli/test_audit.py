@@ -86,7 +86,11 @@ def test_rediscovery_counts_where_it_is_asked_to(
     monkeypatch.setattr(module, "audit", lambda *a, **o: replace(real(*a, **o), worst=0.2, worst_to_weights=0.6))
     quick = (*words, "--groups", "0")
     assert cli(*quick, "--fail-above", 0.4).code == 0
-    assert cli(*quick, "--fail-above", 0.4, "--count-rediscovery").code == 1
+    counted = cli(*quick, "--fail-above", 0.4, "--count-rediscovery", "-o", "a.json", "--markdown", "a.md")
+    assert counted.code == 1
+    assert "Fails at 0.4, the fresh discovery counted." in " ".join(counted.out.split())
+    assert "Fails at 0.4, the fresh discovery counted." in (here / "a.md").read_text(encoding="utf-8")
+    assert read_result(here / "a.json")["settings"]["count_rediscovery"] is True
     assert cli(*quick, "--fail-above", 0.6, "--count-rediscovery").code == 0
 
 

@@ -22,7 +22,7 @@ Cells = tuple[str, ...]
 Rows = tuple[str, Cells, list[Cells]]  # title, columns, rows
 
 
-def to_rich(audit: Audit, *, fail_above: float | None = None) -> RenderableType:
+def to_rich(audit: Audit, *, fail_above: float | None = None, count_rediscovery: bool = False) -> RenderableType:
     """Verdicts, then curves, disabling and attacks, then what the audit does not say."""
     parts: list[RenderableType] = []
     for title, columns, rows in tables(audit):
@@ -35,12 +35,14 @@ def to_rich(audit: Audit, *, fail_above: float | None = None) -> RenderableType:
     for hazard in audit.hazards:
         parts.append(Text(f"{hazard.contrast}: {hazard.sentence}"))
         parts += [Text(f"  doubt: {warning}", style="yellow") for warning in hazard.warnings]
-    parts.append(Text(closing(audit, fail_above), style="bold"))
+    parts.append(Text(closing(audit, fail_above, count_rediscovery), style="bold"))
     parts.append(Text(audit.limits, style="italic"))
     return Group(*parts)
 
 
-def to_markdown(audit: Audit, *, command: str = "", fail_above: float | None = None) -> str:
+def to_markdown(
+    audit: Audit, *, command: str = "", fail_above: float | None = None, count_rediscovery: bool = False
+) -> str:
     """The same as Markdown, with the command that makes it again."""
     lines = [f"# Audit of {audit.model}", "", f"Weights `{audit.fingerprint}`.", ""]
     for title, columns, rows in tables(audit):
@@ -53,18 +55,24 @@ def to_markdown(audit: Audit, *, command: str = "", fail_above: float | None = N
     for hazard in audit.hazards:
         lines.append(f"- **{_cell(hazard.contrast)}**, {hazard.verdict}: {hazard.sentence}")
         lines += [f"  - doubt: {warning}" for warning in hazard.warnings]
-    lines += ["", closing(audit, fail_above), "", f"*{audit.limits}*"]
+    lines += ["", closing(audit, fail_above, count_rediscovery), "", f"*{audit.limits}*"]
     if command:
         lines += ["", f"    {command}"]
     return "\n".join(lines) + "\n"
 
 
-def closing(audit: Audit, fail_above: float | None) -> str:
+def decisive(audit: Audit, count_rediscovery: bool) -> float:
+    """The exposure that --fail-above is compared with, in what is printed and in the exit code alike."""
+    return audit.worst_to_weights if count_rediscovery else audit.worst
+
+
+def closing(audit: Audit, fail_above: float | None, count_rediscovery: bool = False) -> str:
     """The figure that the exit code is decided by."""
     said = f"Largest exposure: {audit.worst:.2f} to prompts, {audit.worst_to_weights:.2f} to a fresh discovery as well."
     if fail_above is None:
         return said
-    return f"{said} {'Fails' if audit.worst > fail_above else 'Passes'} at {fail_above:g}."
+    ends = "Fails" if decisive(audit, count_rediscovery) > fail_above else "Passes"
+    return f"{said} {ends} at {fail_above:g}{', the fresh discovery counted' * count_rediscovery}."
 
 
 def tables(audit: Audit) -> list[Rows]:

@@ -67,7 +67,7 @@ def audit(
     """
     from personae.analysis.audit import audit as run
     from personae.analysis.audit_settings import HAZARDS, KEEP, AuditSettings, load_hazards, load_kept
-    from personae.analysis.audit_view import to_markdown, to_rich
+    from personae.analysis.audit_view import decisive, to_markdown, to_rich
     from personae.analysis.results import FORMAT, Record, plain, write_result
     from personae.evaluation.suites import SuiteContext
     from personae.subnetwork import load as load_artefact
@@ -125,11 +125,13 @@ def audit(
         settings={
             **plain(settings), "system_prompts": list(system or ()), "keep": [each.name for each in kept],
             "disable_with": None if disable_with is None else str(disable_with), "fail_above": fail_above,
+            "count_rediscovery": count_rediscovery,
         },
         seed=seed,
     )  # fmt: skip
+    decided: dict[str, Any] = {"fail_above": fail_above, "count_rediscovery": count_rediscovery}
     if markdown is not None:
-        write_text(markdown, to_markdown(found, command=command, fail_above=fail_above))
+        write_text(markdown, to_markdown(found, command=command, **decided))
     if output is not None:
         try:
             write_result(output, record, found.to_dict())
@@ -138,14 +140,14 @@ def audit(
     if as_json:
         print_json({"format": FORMAT, **plain(record), "result": plain(found.to_dict())})
     else:
-        out.print(to_rich(found, fail_above=fail_above))
+        out.print(to_rich(found, **decided))
         masks = [h.disabling for h in found.hazards if h.disabling is not None]
         written = [path for path in (markdown, output, checkpoint if masks else None) if path is not None]
         if save is not None:
             written += [save / f"{mask.persona}.persona" for mask in masks]
         for path in written:
             tell(f"written: {escape(str(path))}")
-    worst = found.worst_to_weights if count_rediscovery else found.worst
+    worst = decisive(found, count_rediscovery)
     if fail_above is not None and worst > fail_above:
         tell(f"[bold red]fails:[/] the largest exposure is {worst:.2f}, above --fail-above {fail_above:g}.")
         raise typer.Exit(1)
