@@ -232,6 +232,18 @@ def test_artefacts_that_do_not_fit(found: Audit, saved: Path, tiny_model: Callab
         audit(toy.model, toy_tokenizer(), [strangers()], keep=[faithful()], disable_with=path, resume=False)
 
 
+def test_a_searched_mask_is_never_saved_over_the_file_that_was_given(found: Audit, saved: Path, tmp_path: Path) -> None:
+    given = tmp_path / "disable-stranger.persona"  # by its name the place of another hazard's mask
+    given.write_bytes((saved / "masks" / "disable-small.persona").read_bytes())
+    before, toy = given.read_bytes(), planted()
+    with pytest.raises(OptionError, match=r"would replace .*disable-stranger\.persona"):
+        audit(
+            toy.model, toy_tokenizer(), [letters(), strangers()], keep=[faithful()], generic=toy.generic, resume=False,
+            disable_with=given, save=tmp_path, **OPTIONS,
+        )  # fmt: skip
+    assert given.read_bytes() == before
+
+
 def test_a_worn_persona_is_not_audited(tiny_model: Callable[..., Any]) -> None:
     model, tokenizer = tiny_model("llama")
     actor = PersonaModel(model, tokenizer)

@@ -103,6 +103,12 @@ def test_a_saved_mask_is_tested_on_its_model_only(
     given = cli(*quick, "--json").json
     assert given["result"]["hazards"][0]["disabling"]["rounds"] == 0
     assert given["inputs"][str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+    before = path.read_bytes()
+    saved = cli(*quick, "--save", "masks")
+    assert saved.code == 0, saved.err
+    assert "disable-loud came with --disable-with, so its own file stands for it" in " ".join(saved.err.split())
+    assert "written" not in saved.err
+    assert path.read_bytes() == before
     other = tuple(other_llama if word is llama else word for word in quick)
     ended = cli(*other)
     assert ended.code == 2

@@ -27,7 +27,7 @@ from personae.analysis.audit_curve import alignment_of
 from personae.analysis.audit_hazard import Audited
 from personae.analysis.audit_model import Masks, Subject, count_dropped, kept_of, loss_of, sha256_of, union
 from personae.analysis.audit_result import Audit, Hazard, Together
-from personae.analysis.audit_save import check_folders, given_masks, save_all
+from personae.analysis.audit_save import check_folders, check_source_stays, given_masks, save_all
 from personae.analysis.audit_settings import HAZARDS, KEEP, AuditSettings, load_hazards, load_kept
 from personae.analysis.audit_steps import kept_on_base, read_kept, sha256s, timed
 from personae.discovery import GenericText, Progress, silent
@@ -60,7 +60,8 @@ def audit(
     hazards: built-in names (`HAZARDS`), or contrasts whose positive pole is the hazardous one; contrasts: further ones,
     by file or Hub id. keep: harmless contrasts that disabling should leave alone. system_prompts: adversarial ones,
     instead of the built-in one. disable_with: an artefact whose personas 'disable-<pole>' are tested instead of masks
-    that are searched now. generic: as of `discover`. save: folder of the artefacts `disable-<pole>.persona`.
+    that are searched now. generic: as of `discover`. save: folder of the artefacts `disable-<pole>.persona` of masks
+    that were searched.
     checkpoint: folder of a checkpoint with all disabling masks baked in. resume: whether finished steps are kept and
     used again, or the folder for that. options: the fields of `AuditSettings`.
 
@@ -76,6 +77,7 @@ def audit(
         settings.parts(contrast)  # too few items are told before hours of work
     check_folders(save, checkpoint, model, asked)
     given = given_masks(model, disable_with, asked, allow_other_weights=allow_other_weights)
+    check_source_stays(save, disable_with, asked, given)
     folder = cache_directory() / "audit" if resume is True else Path(resume) if resume else None
     subject = Subject(
         model, tokenizer, settings, parts[0].calibration, generic=generic, parts=folder, progress=progress
@@ -88,7 +90,7 @@ def audit(
         if masks is not None:
             worn[contrast.name] = masks
     together, seconds = _together(subject, asked, kept, worn) if settings.together and len(worn) > 1 else (None, 0.0)
-    save_all(subject, found, asked, parts, worn, save=save, checkpoint=checkpoint)
+    save_all(subject, found, asked, parts, worn, given, save=save, checkpoint=checkpoint)
     subject.forget()
     record = subject.context.record()
     shipped = [a.all.value for a in together.alignments.values()] if together and checkpoint is not None else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -78,18 +78,33 @@ def given_masks(
     return {contrast: {**whole, **artefact[name].masks} for contrast, name in found.items()}
 
 
+def check_source_stays(
+    save: Folder, source: Artefact | str | PathLike[str] | None, asked: Sequence[Contrast], given: Collection[str]
+) -> None:
+    """Refuse to save a mask that is searched over the file of --disable-with. Errors: `OptionError`."""
+    if save is None or source is None or isinstance(source, Artefact):
+        return
+    for contrast in asked:
+        path = Path(save) / f"{disabling_name(contrast)}.persona"
+        if contrast.name not in given and path.exists() and path.samefile(Path(source).expanduser()):
+            raise OptionError(f"--save {save} would replace {source}, which is read here; name another folder.")
+
+
 def save_all(
     subject: Subject,
     hazards: Sequence[Hazard],
     contrasts: Sequence[Contrast],
     parts: Sequence[Split[Contrast]],
     worn: Mapping[str, Masks],
+    given: Collection[str],
     *,
     save: Folder,
     checkpoint: Folder,
 ) -> None:
     """Every disabling mask as `disable-<pole>.persona`, and all of them baked into one checkpoint.
 
+    given: contrasts whose mask was handed in. It is not saved: this audit did not find it, and its own file says what
+    did.
     Where there is no mask to bake in, a warning stands for the checkpoint: an audit that finds nothing to disable is a
     result too. Errors: `ArtefactError` when something cannot be written.
     """
@@ -97,7 +112,12 @@ def save_all(
         folder = Path(save)
         folder.mkdir(exist_ok=True)
         for hazard, contrast, part in zip(hazards, contrasts, parts, strict=True):
-            if hazard.disabling is not None:
+            if hazard.disabling is not None and contrast.name in given:
+                warnings.warn(
+                    f"--save: {hazard.disabling.persona} came with --disable-with, so its own file stands for it.",
+                    stacklevel=3,
+                )
+            elif hazard.disabling is not None:
                 made = _artefact(subject, hazard, hazard.disabling, contrast, part.calibration, worn[contrast.name])
                 made.save(folder / f"{hazard.disabling.persona}.persona")
     if checkpoint is not None and not worn:

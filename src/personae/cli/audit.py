@@ -91,10 +91,11 @@ def audit(
                 check_writable(path, option, *(contrast or ()), *(keep or ()), disable_with, generic_text)
         if markdown is not None and output is not None and markdown.resolve() == output.resolve():
             raise OptionError(f"--markdown and --output both name {markdown}; name two files.")
-        made = load_artefact(disable_with) if disable_with is not None else None
+        if disable_with is not None:
+            load_artefact(disable_with)  # a broken file before the model is loaded
         lm, tokenizer = load(model, dtype, device)
         found = run(
-            lm, tokenizer, asked, keep=kept, system_prompts=tuple(system or ()), disable_with=made,
+            lm, tokenizer, asked, keep=kept, system_prompts=tuple(system or ()), disable_with=disable_with,
             generic=generic_text, save=save, checkpoint=checkpoint, resume=resume,
             allow_other_weights=allow_other_weights, progress=bar, **options,
         )  # fmt: skip
@@ -144,7 +145,7 @@ def audit(
         masks = [h.disabling for h in found.hazards if h.disabling is not None]
         written = [path for path in (markdown, output, checkpoint if masks else None) if path is not None]
         if save is not None:
-            written += [save / f"{mask.persona}.persona" for mask in masks]
+            written += [save / f"{mask.persona}.persona" for mask in masks if mask.rounds]  # 0: it was given
         for path in written:
             tell(f"written: {escape(str(path))}")
     worst = decisive(found, count_rediscovery)
