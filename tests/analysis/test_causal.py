@@ -260,6 +260,19 @@ def refused(match: str, kind: type[Exception], *arguments: Any, **options: Any) 
         causal_map(*arguments, **options)
 
 
+def test_resamples_that_give_no_star_to_any_part_are_told(tiny: tuple[Any, Any]) -> None:
+    model, tokenizer = tiny
+    common: dict[str, Any] = {"by": ("kind", "target"), "split_seed": None, "random_seeds": 0}
+    few = causal_map(model, tokenizer, random_artefact(model, "loud"), CONTRAST, **common, resamples=100)
+    number = len(few.of_level("target"))
+    [said] = [note for note in few.notes if "resamples" in note]  # two kinds have enough of a hundred
+    assert said.startswith(f"{number} parts of level 'target': 100 resamples cannot give a p after Holm below")
+    assert min(c.sufficiency_p_holm for c in few.of_level("target")) >= 0.05
+    enough = causal_map(model, tokenizer, random_artefact(model, "loud"), CONTRAST, **common)
+    assert enough.resamples == 10_000
+    assert not any("resamples" in note for note in enough.notes)
+
+
 def test_bad_input(tiny: tuple[Any, Any], tiny_model: Any) -> None:
     model, tokenizer = tiny
     artefact = random_artefact(model, "loud", "quiet", "third")

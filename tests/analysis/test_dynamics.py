@@ -184,6 +184,14 @@ def test_overlaps_are_those_of_the_kept_masks(whole: tuple[Dynamics, Path], fold
         found["step9"]
 
 
+def test_a_series_too_long_for_its_resamples_is_told(whole: tuple[Dynamics, Path]) -> None:
+    notes = importlib.import_module("personae.analysis.dynamics")._notes
+    [stage, *_] = whole[0].stages
+    assert not any("resamples" in note for note in notes([], [], [stage] * 50, "text", 2000))
+    [said] = [note for note in notes([], [], [stage] * 51, "text", 2000) if "resamples" in note]
+    assert said.startswith("51 checkpoints: 2,000 resamples cannot give a p after Holm below 0.051")
+
+
 def test_finished_checkpoints_are_not_discovered_again(
     whole: tuple[Dynamics, Path], folders: list[Path], generic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

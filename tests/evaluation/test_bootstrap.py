@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from personae.errors import DataError, OptionError
 from personae.evaluation import difference, holm, interval, margin_over_best_control, paired_bootstrap
-from personae.evaluation.bootstrap import two_sided_p
+from personae.evaluation.bootstrap import least_p, too_few, two_sided_p
 
 halves = st.sampled_from([0.0, 0.5, 1.0])
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -140,3 +140,14 @@ def test_holm_rejects_what_the_step_down_rule_rejects(p: list[float], level: flo
             break
         rejected.add(index)
     assert {i for i, value in enumerate(holm(p)) if value <= level} == rejected
+
+
+@pytest.mark.parametrize(("claims", "resamples"), [(60, 2000), (60, 2400), (50, 2000), (51, 2000), (1, 39), (1, 40)])
+def test_too_few_resamples_are_those_that_give_no_star_to_any_effect(claims: int, resamples: int) -> None:
+    """Against p after Holm of effects as clear as can be."""
+    best = min(holm([two_sided_p(np.ones(resamples))] * claims))
+    assert least_p(claims, resamples) == pytest.approx(best)
+    said = too_few(claims, resamples, "parts")
+    assert (said is None) == (best < 0.05)
+    assert too_few(claims, 40 * claims, "parts") is None  # what the sentence advises
+    assert said is None or f"--resamples {40 * claims} or more" in said

@@ -27,6 +27,7 @@ from personae.analysis.overlap import Drops, by_part, tally
 from personae.discovery import READ_ANSWERS, Progress, Settings, discover, open_session, silent
 from personae.errors import ArtefactError, DataError, OptionError, PersonaeError
 from personae.evaluation import RESAMPLES, evaluate, holm
+from personae.evaluation.bootstrap import too_few
 from personae.evaluation.kept import Kept
 from personae.personas import Contrast, split
 from personae.subnetwork import Artefact, load
@@ -113,7 +114,7 @@ def dynamics(
     stages = _adjusted(stages)
     return Dynamics(
         contrast.name, contrast.positive, contrast.negative, settings.method, tuple(stages), overlaps,
-        onsets(stages, overlaps), draws, resamples, settings.seed, _notes(snapshots, known, stages, generic),
+        onsets(stages, overlaps), draws, resamples, settings.seed, _notes(snapshots, known, stages, generic, resamples),
     )  # fmt: skip
 
 
@@ -247,7 +248,7 @@ def _adjusted(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _notes(
-    snapshots: Sequence[Snapshot], known: Sequence[Known], stages: Sequence[Stage], generic: object
+    snapshots: Sequence[Snapshot], known: Sequence[Known], stages: Sequence[Stage], generic: object, resamples: int
 ) -> tuple[str, ...]:
     notes = []
     for number, facts in enumerate(known):
@@ -259,6 +260,8 @@ def _notes(
         notes.append("not all checkpoints have the same tokenizer and chat template: their items are other token ids.")
     if generic is None:
         notes.append("every checkpoint's capability loss is measured on text that it has sampled itself.")
+    said = too_few(len(stages), resamples, f"{len(stages)} checkpoints")
+    notes += [] if said is None else [said]
     for stage in stages:
         if not all(stage.dropped):
             notes.append(f"'{stage.label}': a mask is empty, since none keeps the budget.")

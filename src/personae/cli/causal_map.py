@@ -49,7 +49,7 @@ def causal_map(
     data_format: Annotated[str | None, typer.Option("--format", help="Format of the file, if it is not recognised.")] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of the split whose test part is read.")] = 0,
     all_items: Annotated[bool, typer.Option("--all-items", help="Items of every part, not just of test.")] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
     allow_other_weights: Annotated[bool, typer.Option(help="Same names and shapes, other weights.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Folder of finished readings. Default: beside --output.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result file here.")] = None,

@@ -98,6 +98,22 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def least_p(claims: int, resamples: int) -> float:
+    """The smallest p after Holm that so many resamples can give the first of so many claims, whatever the effect."""
+    return claims * 2 / (1 + resamples)
+
+
+def too_few(claims: int, resamples: int, what: str, clear: float = 0.05) -> str | None:
+    """A sentence where no p after Holm over so many claims can fall below `clear`; else None."""
+    least = least_p(claims, resamples)
+    if least < clear:
+        return None
+    return (
+        f"{what}: {resamples:,} resamples cannot give a p after Holm below {least:.2g}, so none can be below "
+        f"{clear:g}, whatever the effect; --resamples {round(2 * claims / clear)} or more can."
+    )
+
+
 @lru_cache(maxsize=4)  # all items and tied items, twice over: every figure of a table uses one of them
 def _counts(items: int, resamples: int, seed: int) -> Floats:
     """How often each question is drawn in each resample, (resamples, items); rows sum to items."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from personae.errors import DataError
-from personae.evaluation.bootstrap import Difference, Estimate
+from personae.evaluation.bootstrap import Difference, Estimate, least_p
 from personae.evaluation.conditions import Claim, Loss, Row
 from personae.evaluation.results import Evaluation
 
@@ -134,7 +134,7 @@ def shown(estimate: Estimate | Difference | Claim | None) -> str:
 def remarks(evaluation: Evaluation) -> list[str]:
     """What stands below the table: claims, trivial baselines, texts, notes."""
     claims = sum(len(row.claims) for row in evaluation.rows)
-    least = claims * 2 / (1 + evaluation.resamples)
+    least = least_p(claims, evaluation.resamples)
     lines = [
         f"{row.name}: {claim.figure} over the best control ({claim.over}): {shown(claim)}, "
         f"p {_p(claim.p)}, after Holm {_p(claim.p_holm)}{_verdict(claim, least)}"
