@@ -232,11 +232,18 @@ def test_a_live_answer_is_that_of_the_persona(made: Made) -> None:
 
 
 def test_an_answer_that_ended_by_itself_is_closed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that was cut is not, though the white space that is stripped leaves fewer tokens than were written."""
     tracer = Tracer(*made, flow=False)
-    said = ["Yes.", ""]
-    monkeypatch.setattr(PersonaModel, "chat", lambda self, *_, **__: said[0])
+    said = [("Yes.", True), ("Yes. \n\n", False), ("", True)]
+
+    def write(*given: Any) -> bool:
+        text, ended = said.pop(0)
+        given[4](text)
+        return ended
+
+    monkeypatch.setattr("personae.runtime.persona_model.write", write)
     assert tracer.answer(QUESTION, max_new_tokens=20) == ("Yes.", True)
-    said.pop(0)
+    assert tracer.answer(QUESTION, max_new_tokens=20) == ("Yes.", False)
     with pytest.raises(DataError, match="answered without a word"):
         tracer.answer(QUESTION)
 

@@ -163,6 +163,18 @@ def test_the_end_of_the_turn_ends_the_answer(actor, monkeypatch) -> None:
     assert actor.tokenizer.eos_token_id in seen["eos_token_id"]
 
 
+def test_a_reply_says_whether_it_came_to_its_end(actor, monkeypatch) -> None:
+    whole = actor.chat(QUESTION, max_new_tokens=20)
+    assert actor.reply(QUESTION, Options(20)) == (whole, False)
+    stop = whole[len(whole) // 2 :][:2]
+    assert actor.reply(QUESTION, Options(20, stop=(stop,))) == (whole[: whole.index(stop)].strip(), True)
+    written = greedy_by_hand(actor.model, prompt_tokens(actor.tokenizer, QUESTION), 3, set())
+    monkeypatch.setattr(actor.model.generation_config, "eos_token_id", written[-1])
+    assert actor.reply(QUESTION, Options(20))[1]
+    assert actor.reply(QUESTION, Options(3))[1], "an end token that is the last one allowed"
+    assert not actor.reply(QUESTION, Options(2))[1]
+
+
 def test_same_seed_same_text(actor) -> None:
     def say(seed: int) -> str:
         return actor.chat(QUESTION, max_new_tokens=12, temperature=1.5, top_p=0.9, seed=seed)

@@ -39,7 +39,7 @@ from personae.models import (
     score_sequences,
 )
 from personae.personas import Contrast
-from personae.runtime import PersonaModel, check_base
+from personae.runtime import Options, PersonaModel, check_base
 from personae.subnetwork import Artefact, load
 
 __all__ = ["Tracer", "pieces", "trace"]
@@ -146,12 +146,11 @@ class Tracer:
         Errors: as `PersonaModel.chat`; `UnknownPersonaError`; `DataError` for an answer without a word.
         """
         with self._lock, self._actor.persona(persona) if persona is not None else contextlib.nullcontext():
-            said = self._actor.chat(
-                question, system=system, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-            )
+            options = Options(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+            said, ended = self._actor.reply(question, options, system=system)
         if not said:
             raise DataError("the model answered without a word, so there is nothing to trace: ask something else.")
-        return said, len(self.tokenizer(said, add_special_tokens=False)["input_ids"]) < max_new_tokens
+        return said, ended
 
     # --------------------------------------------------------------- many answers
 

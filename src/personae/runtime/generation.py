@@ -153,8 +153,11 @@ def write(
     options: Options,
     emit: Emit,
     cancelled: threading.Event,
-) -> None:
+) -> bool:
     """Generate an answer to a prompt, giving its text to `emit` piece by piece, until `cancelled` is set.
+
+    Returns whether an end token or a stop string ended it, and not the number of tokens: the text alone does not tell,
+    since stripped and encoded again it can have fewer tokens than were written.
 
     The prompt is computed anew: no cache outlives a call, since keys and values of another persona
     would be wrong. Sampling is `Sampler`'s; all else (such as a repetition penalty) is as in the model's
@@ -167,7 +170,7 @@ def write(
     samplers = [Sampler(options.temperature, options.top_p, options.seed)] if sampled else []
     prompt = torch.tensor([tokens], device=model.device)
     ends = _end_tokens(model, tokenizer, turn_end)
-    model.generate(  # type: ignore[operator]
+    written = model.generate(  # type: ignore[operator]
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=options.max_new_tokens,
@@ -178,6 +181,7 @@ def write(
         stopping_criteria=StoppingCriteriaList([Halt(reader, cancelled)]),
         streamer=reader,
     )  # fmt: skip
+    return reader.stopped or int(written[0, -1]) in ends
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_end: str) -> list[int]:
@@ -201,7 +205,7 @@ class TextStream(Iterator[str]):
     An exception of the worker is raised at the reader.
     """
 
-    def __init__(self, turn: Turn, work: Callable[[Emit, threading.Event], None]) -> None:
+    def __init__(self, turn: Turn, work: Callable[[Emit, threading.Event], object]) -> None:
         self._pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._over = False
@@ -251,7 +255,7 @@ class TextStream(Iterator[str]):
 
 def _stream(
     turn: Turn,
-    work: Callable[[Emit, threading.Event], None],
+    work: Callable[[Emit, threading.Event], object],
     pieces: queue.SimpleQueue[str | BaseException | None],
     cancelled: threading.Event,
 ) -> None:

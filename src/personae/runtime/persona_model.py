@@ -273,12 +273,17 @@ class PersonaModel:
 
         Errors: `OptionError` for options out of range or no tokenizer; `DataError` for broken messages.
         """
-        options = Options.of(max_new_tokens, temperature, top_p, seed, stop)
+        return self.reply(message, Options.of(max_new_tokens, temperature, top_p, seed, stop), system=system)[0]
+
+    def reply(
+        self, message: str | Sequence[Message], options: Options, *, system: str | None = None
+    ) -> tuple[str, bool]:
+        """`chat`, and whether the answer came to its end, by an end token or a stop string; else it was cut."""
         tokenizer, tokens = self._prompt(message, system, options)
         pieces: list[str] = []
         with self._turn.generating("chat()"):
-            write(self.model, tokenizer, tokens, options, pieces.append, threading.Event())
-        return "".join(pieces).strip()
+            ended = write(self.model, tokenizer, tokens, options, pieces.append, threading.Event())
+        return "".join(pieces).strip(), ended
 
     def stream_chat(
         self,
