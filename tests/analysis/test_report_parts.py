@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import shlex
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from pydantic import TypeAdapter
 
 import report_data as data
@@ -21,6 +25,8 @@ from personae.analysis.report_overlap import tree_chart
 from personae.analysis.report_pieces import Chart, HeatMap, Part, cell, flattened, number, percent
 from personae.analysis.results import Record, write_result
 from personae.analysis.stability import Agreement, Spread, Stability
+from personae.cli.discover import discover, parse_n_m
+from personae.discovery import Settings
 from personae.errors import DataError
 from personae.evaluation import Estimate
 from personae.subnetwork import CalibrationIdentity, Provenance, Subnetwork
@@ -207,7 +213,8 @@ def test_an_artefact_by_block_and_projection(tmp_path: Path) -> None:
     total = sum(int(each.sum()) for each in slow.values())
     assert texts(part, "Personas")[0][:5] == ["bold", "directed", "introvert-extravert", "10", str(total)]
     assert part.command == (
-        "personae discover introvert-extravert --method directed --max-capability-loss 0.05 --rounds 2 --seed 4"
+        "personae discover introvert-extravert --method directed --max-capability-loss 0.05 --rounds 2 --all-items "
+        "--seed 4"
     )
 
 
@@ -220,8 +227,63 @@ def test_the_command_of_short_steps_asks_for_them(tmp_path: Path) -> None:
     artefact(Subnetwork("bold", random_masks(SHAPES, 0.2, 0), record)).save(tmp_path / "m.persona")
     assert report([tmp_path / "m.persona"]).parts[0].command == (
         "personae discover introvert-extravert --method directed --max-capability-loss 0.05 --objective log-sigmoid "
-        "--steps 16 --seed 0"
+        "--steps 16 --all-items --seed 0"
     )
+
+
+def command_of(folder: Path, record: Provenance, metadata: dict[str, Any]) -> str | None:
+    """The command that the report puts together for one persona of the built-in contrast."""
+    made = artefact(Subnetwork("bold", random_masks(SHAPES, 0.2, 0), record))
+    replace(made, metadata=metadata).save(folder / "m.persona")
+    return report([folder / "m.persona"]).parts[0].command
+
+
+def found_with(method: str, parameters: dict[str, Any], split: str | None) -> Provenance:
+    """Provenance of a persona of the built-in contrast."""
+    items = CalibrationIdentity(name="introvert-extravert", sha256="ab", items=9, licence="Apache-2.0", split=split)
+    return Provenance(method=method, sparsity=0.2, parameters=parameters, calibration=items)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(), Settings(steps=9, own_weight=1.0), Settings(isolated=True, sparsity=0.4, seed=3),
+        Settings(method="wanda", n_m=(2, 4), statistic="l2", tokens="all"),
+        Settings(method="contrastive-wanda", sparsity=0.5, phi="softplus", selection="global"),
+        Settings(method="directed-forward", cheap_share=0.5, drop_share=0.01, forward="separation", rank_by="gain"),
+    ],
+)  # fmt: skip
+def test_the_command_of_an_artefact_asks_for_all_that_was_asked_for(tmp_path: Path, settings: Settings) -> None:
+    """Read as `discover` reads it, the command comes to the settings that were recorded."""
+    asked = settings.checked()
+    recorded = json.loads(json.dumps({k: v for k, v in asdict(asked).items() if v is not None}))
+    text = command_of(
+        tmp_path, found_with(asked.method, recorded, "calibration of seed 5"), {"generic_text": {"answers": 96}}
+    )
+    app, read = typer.Typer(), {}
+
+    @app.command()
+    @functools.wraps(discover)
+    def take(**options: Any) -> None:
+        read.update(options)
+
+    app(shlex.split(text or "")[2:], standalone_mode=False)
+    assert (read["split_seed"], read["generic_answers"], read["all_items"]) == (5, 96, False)
+    given = {**read, "n_m": parse_n_m(read["n_m"])}
+    assert Settings(**{f.name: given[f.name] for f in fields(Settings)}).checked() == asked
+
+
+def test_the_command_of_an_artefact_knows_folds_and_legacy_parameters_and_no_split_but_its_own(tmp_path: Path) -> None:
+    folded = command_of(tmp_path, found_with("magnitude", {"sparsity": 0.3}, None), {"cross_fit": [{}, {}, {}]})
+    assert folded is not None
+    assert folded.endswith("--sparsity 0.3 --cross-fit 3 --split-seed 0 --seed 0")
+    seeded = {"cross_fit": [{}, {}], "cross_fit_seed": 7}
+    assert "--cross-fit 2 --split-seed 7" in str(command_of(tmp_path, found_with("magnitude", {}, None), seeded))
+    legacy = found_with("directed", {"max_capability_loss": 0.1, "forward": "separation"}, "calibration of seed 0")
+    assert "--forward" not in str(command_of(tmp_path, legacy, {}))  # `discover` refuses what changes nothing
+    audited = found_with("directed", {"disables": "bold"}, "calibration of the audit's split, seed 0")
+    assert command_of(tmp_path, audited, {}) is None
+    assert command_of(tmp_path, found_with("union", {}, None), {}) is None
 
 
 def test_an_artefact_whose_source_is_not_built_in_has_no_command(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,17 @@ import numpy as np
 from personae.analysis.overlap import place_of
 from personae.analysis.report_pieces import Cell, HeatMap, Part, Table, cell, flattened, number, percent
 from personae.analysis.report_read import Given
+from personae.discovery import METHODS, Settings
 from personae.errors import DataError
 from personae.personas import list_contrasts
-from personae.subnetwork import Artefact, Subnetwork
+from personae.subnetwork import Artefact, Provenance, Subnetwork
 
 __all__ = ["artefact_part"]
 
 MOST_MAPS = 8  # personas of one file that get a heat map
+_OF_METHOD = (
+    "selection", "statistic", "phi", "tokens", "rank_by", "forward", "objective", "own_weight", "rounds", "steps",
+)  # fmt: skip
 
 
 def artefact_part(given: Given) -> Part:
@@ -148,18 +154,41 @@ def _discovered(artefact: Artefact) -> tuple[str | None, str]:
     same = all(r.method == first.method and r.calibration == first.calibration for r in records)
     if first.calibration is None or not same or first.calibration.name not in list_contrasts():
         return None, no
-    given = first.parameters
-    words = ["personae", "discover", first.calibration.name, "--method", first.method]
-    budget = given.get("max_capability_loss")
-    names = ("max_capability_loss",) if budget is not None else ("cheap_share", "drop_share", "sparsity")
-    options = ("selection", "statistic", "phi", "tokens", "rank_by", "objective", "own_weight", "rounds", "steps")
-    for name in (*names, *options):
-        if given.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(given[name])]
-    if given.get("isolated"):
-        words.append("--isolated")
-    words += ["--seed", str(given.get("seed", first.seed or 0))]
+    items = _items(first.calibration.split, artefact.metadata)
+    if first.method not in METHODS or items is None:  # such as an audit's: its split and its search are its own
+        return None, no
+    words = ["personae", "discover", first.calibration.name, "--method", first.method, *_method(first), *items]
+    words += ["--seed", str(first.parameters.get("seed", first.seed or 0))]
     return shlex.join(words), (
-        "Made from the parameters that the file records, which name neither the generic text nor the dtype as options; "
-        "what it finds is these masks only on the items with the SHA-256 below."
+        "Made from the parameters that the file records, which name neither the generic text, the targets nor the "
+        "dtype as options; what it finds is these masks only on the items with the SHA-256 below."
     )
+
+
+def _method(record: Provenance) -> Iterator[str]:
+    """Options of the method as recorded, but for those that it does not read, which `discover` would refuse."""
+    given: dict[str, Any] = dict(record.parameters)
+    fields = ("isolated", "statistic", "phi", "rank_by", "forward")
+    unread = Settings(method=record.method, **{n: given[n] for n in fields if given.get(n) is not None}).unread
+    budget = given.get("max_capability_loss") is not None
+    names = ("max_capability_loss",) if budget else ("cheap_share", "drop_share", "sparsity")
+    for name in (*names, *_OF_METHOD):
+        if given.get(name) is not None and name not in unread:
+            yield from (f"--{name.replace('_', '-')}", str(given[name]))
+    if given.get("n_m"):
+        yield from ("--n-m", ":".join(map(str, given["n_m"])))
+    if given.get("isolated"):
+        yield "--isolated"
+
+
+def _items(part: str | None, metadata: Mapping[str, Any]) -> list[str] | None:
+    """Options that choose the items and how much generic text is read; None for a split that is not `discover`'s."""
+    answers = (metadata.get("generic_text") or {}).get("answers")
+    words = [] if answers is None else ["--generic-answers", str(answers)]
+    if part is not None:
+        found = re.fullmatch(r"calibration of seed (-?\d+)", part)
+        return None if found is None else ["--split-seed", found[1], *words]
+    folds = metadata.get("cross_fit")
+    if not folds:
+        return ["--all-items", *words]
+    return ["--cross-fit", str(len(folds)), "--split-seed", str(metadata.get("cross_fit_seed", 0)), *words]
