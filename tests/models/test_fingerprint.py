@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,11 +69,13 @@ def test_what_stands_beside_the_targets_is_hashed_apart(tiny_model: Any, archite
     assert len(seen) == 1 + len(beside)
 
 
-def test_configuration_and_precision_count_but_not_where_a_model_came_from(tiny_model: Any) -> None:
+def test_configuration_and_precision_count_but_not_where_a_model_came_from(tiny_model: Any, tmp_path: Path) -> None:
     model, _ = tiny_model("llama")
     targets = find_targets(model)
     before = surroundings(model, targets)
     model.config._name_or_path = "elsewhere"
+    assert surroundings(model, targets) == before
+    model.save_pretrained(tmp_path)  # which writes the class and the dtype into the configuration
     assert surroundings(model, targets) == before
     model.config.rope_parameters = {"rope_type": "default", "rope_theta": 500.0}
     assert surroundings(model, targets) != before

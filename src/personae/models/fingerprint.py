@@ -47,8 +47,11 @@ def surroundings(model: PreTrainedModel, targets: Sequence[Target]) -> str:
         total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
     kernel = getattr(model.config, "_attn_implementation", None)
-    total.update(json.dumps([config, kernel, model.device.type], sort_keys=True, default=str).encode())
+    total.update(
+        json.dumps([type(model).__name__, config, kernel, model.device.type], sort_keys=True, default=str).encode()
+    )
     return f"sha256:{total.hexdigest()}"
 
 
-_ORIGIN = {"_name_or_path", "_commit_hash", "transformers_version"}
+# Where a model came from, and what `save_pretrained` writes into its configuration (tensors tell their dtype themselves).
+_ORIGIN = {"_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype"}
