@@ -53,5 +53,5 @@ def surroundings(model: PreTrainedModel, targets: Sequence[Target]) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-# Where a model came from, and what `save_pretrained` writes into its configuration (tensors tell their dtype themselves).
+# Where a model came from, and what `save_pretrained` writes into its configuration (tensors tell their own dtype).
 _ORIGIN = {"_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype"}
