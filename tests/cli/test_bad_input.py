@@ -104,6 +104,8 @@ def test_poles_and_numbers_that_the_data_do_not_have(refuses: Refusal, contrast:
     refuses("discover", contrast, "--cross-fit", "0", says="at least 2 folds")
     refuses("discover", contrast, "--cross-fit", "31", says="too few for 31 folds")
     refuses("discover", contrast, "--cross-fit", "5", "--all-items", says="excludes --all-items")
+    for words in (("discover", contrast), ("eval", contrast), ("causal-map", "a.persona", "--contrast", contrast)):
+        refuses(*words, "--all-items", "--split-seed", "0", says="--all-items splits nothing")
     refuses("discover", contrast, "--role", "Ann", says="Ann")
     refuses("discover", contrast, "--format", "xml", says="xml")
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 
 from cli_helpers import Cli, start, write_contrast
-from personae.discovery import Checkpoint, Cost
+from personae.discovery import Checkpoint, Cost, Session
 
 PAIRS = 400  # enough that the attribution takes seconds
 
@@ -102,7 +102,8 @@ def test_interrupted_then_killed_then_resumed(
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    # What discovery cost stands in the artefact, and is all that two runs may differ in.
+    # What discovery cost stands in the artefact (of killed runs too), and is all that two runs may differ in.
+    monkeypatch.setattr(Session, "seconds_before", 0.0)
     monkeypatch.setattr(sys.modules["personae.discovery.discover"], "metered", lambda device: nullcontext(Cost()))
     found: list[int] = []
     load = Checkpoint.load

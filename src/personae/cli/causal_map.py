@@ -21,6 +21,7 @@ from personae.cli.console import (
     ModelOption,
     SeedOption,
     bar,
+    check_split,
     check_writable,
     load,
     out,
@@ -37,6 +38,7 @@ GAIN, LOSS = (33, 113, 181), (203, 75, 22)  # full colours of a heat map: what h
 
 
 def causal_map(
+    context: typer.Context,
     artefact: Annotated[Path, typer.Argument(help="A .persona file with a pole of the contrast.")],
     contrast: Annotated[str, typer.Option(help="Contrast it was found from: built-in name, file, or hub:owner/name.")],
     persona: Annotated[str | None, typer.Option("--persona", "-p", help="Which pole is worn. Default: the positive one.")] = None,
@@ -66,6 +68,7 @@ def causal_map(
     from personae.personas import Contrast
     from personae.subnetwork import load as load_artefact
 
+    check_split(context, all_items)
     levels = check_levels(by or ["cell"])
     if output is not None:
         output = output.expanduser()

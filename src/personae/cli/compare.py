@@ -21,6 +21,7 @@ from personae.cli.console import (
     ModelOption,
     SeedOption,
     bar,
+    check_split,
     check_writable,
     load,
     out,
@@ -71,6 +72,7 @@ def compare(
     if stability is None and hidden_states is None:
         _check_unused(model=model, positive=positive, negative=negative, format=data_format, all_items=all_items,
                       allow_other_weights=allow_other_weights, split_seed=typed(context, "split_seed"))  # fmt: skip
+    check_split(context, all_items)
     for option, given, missing in (
         ("--generic-text", generic_text is not None, "--stability" if stability is None else None),
         ("--resamples", typed(context, "resamples"), "--stability" if stability is None else None),

@@ -130,6 +130,12 @@ def typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def check_split(context: typer.Context, all_items: bool) -> None:
+    """Errors: `OptionError` for --split-seed beside --all-items, which splits nothing."""
+    if all_items and typed(context, "split_seed"):
+        raise OptionError("--all-items splits nothing, so --split-seed would change nothing: give one of them.")
+
+
 def command_line() -> str:
     """What was typed, for the files that keep it; paths are as they were given."""
     return shlex.join(["personae", *sys.argv[1:]])

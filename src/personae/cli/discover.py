@@ -16,6 +16,7 @@ from personae.cli.console import (
     ModelOption,
     SeedOption,
     bar,
+    check_split,
     check_writable,
     load,
     out,
@@ -27,6 +28,7 @@ from personae.errors import DataError, OptionError
 
 
 def discover(
+    context: typer.Context,
     contrast: Annotated[str, typer.Argument(help="Built-in name, file, or hub:owner/name; see `personae list`.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: CONTRAST.persona here.")] = None,
     model: ModelOption = None,
@@ -78,6 +80,7 @@ def discover(
         "seed": seed,
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded
+    check_split(context, all_items)
     if cross_fit is not None and all_items:
         raise OptionError("--cross-fit calibrates on everything in the end; it excludes --all-items.")
     with short_warnings():

@@ -14,6 +14,7 @@ from personae.cli.console import (
     ModelOption,
     SeedOption,
     bar,
+    check_split,
     check_writable,
     command_line,
     json_text,
@@ -94,6 +95,7 @@ def evaluate(
             raise OptionError(f"{option} goes with --suite.")
     if contrast is None:
         raise OptionError("name a contrast (see `personae list`), or a --suite.")
+    check_split(context, all_items)
     if calibration is not None and all_items:
         raise OptionError("--calibration tests every item of CONTRAST already; leave --all-items out.")
     if second_model is not None and all_items:
