@@ -139,9 +139,7 @@ def squared_gradients(
                 checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
         if checkpoint:
             checkpoint.finish(len(texts), {names[key]: b for key, b in buffers.items()})
-    for buffer in buffers.values():
-        buffer.div_(scale * scale)
-    return by_target(targets, buffers)
+    return by_target(targets, rescued(buffers, scale * scale))
 
 
 def rescue(model: nn.Module, divisor: float) -> float:
@@ -149,6 +147,13 @@ def rescue(model: nn.Module, divisor: float) -> float:
     numbers end at 6e-8; 1 for every other dtype. Who uses it divides the sums by it again."""
     half = next(model.parameters()).dtype == torch.float16
     return 2.0 ** round(math.log2(divisor)) if half and divisor > 0 else 1.0
+
+
+def rescued(buffers: dict[int, torch.Tensor], scale: float) -> dict[int, torch.Tensor]:
+    """The sums without the scale that carried them; a pass over all of them is spared where it is 1."""
+    for buffer in buffers.values() if scale != 1 else ():
+        buffer.div_(scale)
+    return buffers
 
 
 _PREFIX = "prefix|"  # before the names of what belongs to the shared beginning of the prompts

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from personae.discovery.attribution import Gradients, by_target, gradients_on, rescue, restore_sums
+from personae.discovery.attribution import Gradients, by_target, gradients_on, rescue, rescued, restore_sums
 from personae.discovery.resume import Checkpoint
 from personae.errors import DataError
 from personae.models import Batch, Encoded, Target, head_on, sequence_batches
@@ -54,7 +54,7 @@ def divergence_gradient(
                 checkpoint.save(number, {names[key]: b for key, b in buffers.items()})
         if checkpoint:
             checkpoint.finish(len(batches), {names[key]: b for key, b in buffers.items()})
-    return by_target(targets, _unscaled(model, buffers, tokens))
+    return by_target(targets, rescued(buffers, rescue(model, tokens)))
 
 
 def divergence_step(
@@ -72,7 +72,7 @@ def divergence_step(
     with gradients_on(model, targets) as buffers:
         for batch in batches:
             rises[list(batch.items)] = _add(model, targets, masks, batch, tokens)
-    return by_target(targets, _unscaled(model, buffers, tokens)), rises
+    return by_target(targets, rescued(buffers, rescue(model, tokens))), rises
 
 
 def _batches(model: nn.Module, texts: Sequence[Encoded], batch_tokens: int) -> tuple[list[Batch], int]:
@@ -100,13 +100,6 @@ def _add(
     numbers = counted.sum(dim=1).tolist()
     parts = torch.split(rise, numbers)
     return torch.tensor([[float(part.sum()), len(part)] for part in parts], dtype=torch.float64)
-
-
-def _unscaled(model: nn.Module, buffers: Mapping[int, torch.Tensor], tokens: int) -> Mapping[int, torch.Tensor]:
-    """The sums without what carried them through a float16 model."""
-    for buffer in buffers.values():
-        buffer.div_(rescue(model, tokens))
-    return buffers
 
 
 def _predicted(batch: Batch) -> torch.Tensor:
