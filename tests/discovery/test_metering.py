@@ -18,13 +18,17 @@ MEBI = 1 << 20
 def test_the_peak_of_the_block_alone() -> None:
     large = torch.ones(64 * MEBI)  # 256 MiB, before the block: not its cost
     del large
-    with metered() as cost:
-        inside = torch.ones(16 * MEBI)  # 64 MiB
-        del inside
-        time.sleep(0.05)
-    assert cost.peak_bytes is not None
-    assert 60 * MEBI < cost.peak_bytes < 120 * MEBI
-    assert 0.05 <= cost.seconds < 5
+    for _ in range(3):  # a machine short of memory may take other pages of the process away meanwhile: look again
+        with metered() as cost:
+            inside = torch.ones(16 * MEBI)  # 64 MiB
+            del inside
+            time.sleep(0.05)
+        assert cost.peak_bytes is not None
+        assert cost.peak_bytes < 120 * MEBI
+        assert 0.05 <= cost.seconds < 5
+        if cost.peak_bytes > 60 * MEBI:
+            break
+    assert cost.peak_bytes > 60 * MEBI
     with metered() as small:
         pass
     assert small.peak_bytes is not None
