@@ -66,7 +66,8 @@ def evaluate(
     make the model answer so, from the same calibration part. other: another artefact, whose masks are controls.
     split_seed: of the 60/20/20 split; None scores all items. calibration, dev: with None, what calibrates and what
     chooses instead of the parts of a split, of the same poles; no question of them may be tested. session: statistics
-    and gradients to share; one is opened where none is given.
+    and gradients to share; one is opened where none is given. Where anything is found in it, no tested question may be
+    among its own (`OptionError`).
     max_capability_loss: budget of `methods` (default: the artefact's). capability_text: by default the generic
     text that no budget search has read. bench: the base model's readings of the same items and text, where an earlier
     call has taken them already (`Bench`). resamples, seed: of the bootstrap.
