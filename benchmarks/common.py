@@ -78,10 +78,24 @@ def texts(
 
 
 def machine() -> dict[str, Any]:
-    """What the timings were taken on; ratios travel, seconds do not."""
+    """What the timings were taken on; ratios travel, seconds do not, nor do the last digits of bfloat16."""
     import torch
 
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+        "processor": _processor(),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    """The processor's name, and what multiplies bfloat16 in it."""
+    try:
+        told = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    except OSError:  # not Linux
+        return platform.processor()
+    facts = {key.strip(): value.strip() for key, value in told.items()}
+    units = {"amx_bf16", "avx512_bf16"} & set(facts.get("flags", "").split())
+    return ", ".join([facts.get("model name", platform.machine()), *sorted(units)])
 
 
 def write(name: str, result: dict[str, Any]) -> Path:

@@ -91,6 +91,20 @@ def test_runs_that_share_parts_give_what_one_run_gives(
         assert part.settings["methods"] == [m for m in METHODS if m in methods]
         assert any("best of what was run" in w for w in part.tables[0].warnings)
 
+    alone = run(
+        SuiteContext(model, tokenizer, tmp_path, parts=tmp_path), contrast, generic=generic, methods=("wanda",),
+        controls=("random",), **SMALL,
+    )  # fmt: skip
+    assert alone.settings["controls"] == ["random"]
+    for table, axis in ((0, (0.3, 0.5)), (1, (4, 8))):
+        rows = [r[:2] for r in alone.tables[table].rows]
+        assert rows == [
+            ("base", None), *([("random", rho) for rho in axis] if table == 0 else [("random", None)]),
+            *(("wanda", point) for point in axis),
+        ]  # fmt: skip
+        same = {r[:2]: r for r in whole.tables[table].rows}
+        assert all(row == same[row[:2]] for row in alone.tables[table].rows)
+
     def never(*arguments: Any, **options: Any) -> None:
         pytest.fail("computed again")
 

@@ -8,14 +8,14 @@ Cost on the default model (0.21 GFLOP a token, 0.06 more where it is scored; an 
 adds 50 tokens of its prompt and 45 of its answers): 2,300 GFLOP for 100 items under one mask and 1,350 for the
 capability text, so 7,300 a cell. The cross has 50 cells, and 18 readings of controls: 430,000. Statistics of 580 pairs
 take 25,000, with second moments 50,000, gains 38,000, λ 16,000. In all 560,000 GFLOP, 155 minutes of a core of 60
-GFLOP/s, and 25 minutes for sorting 10⁸ weights 180 times. Runs that share parts end within 40 minutes on two cores:
+GFLOP/s, and 25 minutes for sorting 10⁸ weights 180 times. Runs of some methods end within 40 minutes on two cores, and
+together they say all but the claims, which compare the methods of one run; with parts kept, a run of all closes them:
 
     run(context, contrast, methods=("directed",), pairs=())          # 120,000 GFLOP, 40 minutes of a core; controls
     run(context, contrast, methods=("directed",))                    # 75,000 more, 30 minutes
-    run(context, contrast, methods=("wanda", "contrastive-wanda"))   # 170,000, 53 minutes
-    run(context, contrast, methods=("contrastive-sparse",))          # 98,000, 31 minutes
-    run(context, contrast, methods=("sparsegpt",))                   # 123,000, 37 minutes
-    run(context, contrast)                                           # everything, from parts that are all there
+    run(context, contrast, methods=("wanda", "contrastive-wanda"), controls=())   # 170,000, 53 minutes
+    run(context, contrast, methods=("contrastive-sparse",), controls=())          # 98,000, 31 minutes
+    run(context, contrast, methods=("sparsegpt",), controls=())                   # 123,000, 37 minutes
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def run(
     contrast: Contrast,
     *,
     methods: Sequence[str] = METHODS,
+    controls: Sequence[str] = CONTROLS,
     rhos: Sequence[float] = SPARSITIES,
     pairs: Sequence[int] = PAIRS,
     rho_fixed: float = CHOICE_SPARSITY,
@@ -83,12 +84,12 @@ def run(
 ) -> SuiteResult:
     """Isolated subnetworks of a paired contrast over sparsities and numbers of calibration pairs.
 
-    methods: of METHODS. rhos: sparsities of the axis at `pairs_fixed` pairs (at most all of the calibration part);
-    pairs: numbers of the axis at `rho_fixed`, those the calibration part has; an empty axis is left out. full: also
-    their product. Subsets are `Contrast.take(n)`, so they are nested. generic: generic text, or its source, for
-    `directed` and the control `generic`. text: on which capability loss is read; by default 8 windows and 24 answers
-    of the generic text that no calibration reads. λ of `directed` is chosen on dev for each number of pairs, by p⁺'s
-    mask at `rho_fixed`, and serves both poles and every sparsity.
+    methods: of METHODS. controls: of CONTROLS, beside them. rhos: sparsities of the axis at `pairs_fixed` pairs (at
+    most all of the calibration part); pairs: numbers of the axis at `rho_fixed`, those the calibration part has; an
+    empty axis is left out. full: also their product. Subsets are `Contrast.take(n)`, so they are nested. generic:
+    generic text, or its source, for `directed` and the control `generic`. text: on which capability loss is read; by
+    default 8 windows and 24 answers of the generic text that no calibration reads. λ of `directed` is chosen on dev
+    for each number of pairs, by p⁺'s mask at `rho_fixed`, and serves both poles and every sparsity.
 
     Figures: 'isolatedNN.FIGURE' (NN = `rho_fixed` in percent) of directed with the most pairs that ran and
     'isolatedNN.best_paper.FIGURE' of the best of the paper's methods there, with FIGURE of FIGURES (acc, acc_opposite,
@@ -96,7 +97,7 @@ def run(
     'rhoNN.p_holm' of every sparsity at `pairs_fixed`; 'base.acc'. Errors: `DataError` for an unpaired contrast,
     `OptionError` for unknown methods, shares out of range, numbers below 1, or nothing to do.
     """
-    _check(contrast, methods, (rho_fixed, *rhos), (pairs_fixed, test_items, *pairs))
+    _check(contrast, methods, controls, (rho_fixed, *rhos), (pairs_fixed, test_items, *pairs))
     parts, most = split(contrast, seed=context.seed), context.limit
     there = len(parts.calibration)
     fixed = min(pairs_fixed, there, most or there)
@@ -126,7 +127,10 @@ def run(
     reader = _Reader(context, opened, parts.calibration, test_encoded, dev_encoded, read, frame, rho_fixed)
     grid = Grid(
         base=reader.base(),
-        controls={(m, rho): reader.control(m, rho) for m in CONTROLS for rho in sorted({r for _, r in points})},
+        controls={
+            (m, rho): reader.control(m, rho)
+            for m in CONTROLS if m in controls for rho in sorted({r for _, r in points})
+        },
         cells=reader.all_cells(methods, points),
         tied=np.array([is_tied(p.positive, p.negative) for p in test.pairs]),
         fixed_pairs=fixed, fixed_sparsity=rho_fixed, seed=context.seed,
@@ -140,7 +144,8 @@ def run(
         data={**context.read, contrast.name: contrast.sha256},
         settings={
             **frame, "generic_text": opened.generic.sha256, "generic_source": opened.generic.source,
-            "text_source": read.name, "methods": list(grid.methods), "points": [list(p) for p in sorted(points)],
+            "text_source": read.name, "methods": list(grid.methods),
+            "controls": [m for m in CONTROLS if m in controls], "points": [list(p) for p in sorted(points)],
             "pairs_fixed": fixed, "rho_fixed": rho_fixed, "full": full, "dev_items": len(dev),
             "test_items": len(test), "limit": most, "weights": reader.weights,
         },
@@ -299,7 +304,13 @@ def _at(family: Family, rho: float) -> Masks:
     return to_masks(family.at(count(rho, family.size)))
 
 
-def _check(contrast: Contrast, methods: Sequence[str], shares: Sequence[float], numbers: Sequence[int]) -> None:
+def _check(
+    contrast: Contrast,
+    methods: Sequence[str],
+    controls: Sequence[str],
+    shares: Sequence[float],
+    numbers: Sequence[int],
+) -> None:
     if not contrast.paired:
         raise DataError(
             f"contrast '{contrast.name}' is not paired: the grid compares two answers to one question. Give pairs "
@@ -308,6 +319,8 @@ def _check(contrast: Contrast, methods: Sequence[str], shares: Sequence[float], 
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
         raise OptionError(f"methods of the grid: {', '.join(METHODS)}; found {', '.join(unknown) or 'none'}.")
+    if strange := [m for m in controls if m not in CONTROLS]:
+        raise OptionError(f"controls of the grid: {', '.join(CONTROLS)}; found {', '.join(strange)}.")
     for share in shares:
         check_share(share, "sparsity")
     if min(numbers) < 1:

@@ -155,7 +155,8 @@ def _headline(grid: Grid) -> dict[str, Cell]:
 def _over_sparsity(grid: Grid, number: int, sparsities: Sequence[float]) -> Table:
     rows: list[tuple[Cell, ...]] = [("base", None, *figures_of((grid.base, grid.base), grid))]
     for method in CONTROLS:
-        rows += [(method, rho, *figures_of(grid.controls[method, rho], grid)) for rho in sparsities]
+        read = [rho for rho in sparsities if (method, rho) in grid.controls]
+        rows += [(method, rho, *figures_of(grid.controls[method, rho], grid)) for rho in read]
     for method in grid.methods:
         rows += [(method, rho, *figures_of(grid.cells[method, number, rho], grid)) for rho in sparsities]
     title = f"Isolated subnetworks over sparsity, {number} calibration pairs"
@@ -165,7 +166,7 @@ def _over_sparsity(grid: Grid, number: int, sparsities: Sequence[float]) -> Tabl
 def _over_pairs(grid: Grid, numbers: Sequence[int]) -> Table:
     rho = grid.fixed_sparsity
     rows: list[tuple[Cell, ...]] = [("base", None, *figures_of((grid.base, grid.base), grid))]
-    rows += [(method, None, *figures_of(grid.controls[method, rho], grid)) for method in CONTROLS]
+    rows += [(m, None, *figures_of(grid.controls[m, rho], grid)) for m in CONTROLS if (m, rho) in grid.controls]
     for method in grid.methods:
         rows += [(method, n, *figures_of(grid.cells[method, n, rho], grid)) for n in numbers]
     notes = (*LEGEND, "A smaller number of pairs is part of every larger one.", PAPERS_FIGURES)
