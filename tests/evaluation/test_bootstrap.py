@@ -65,6 +65,14 @@ def test_an_exact_tie_is_no_difference() -> None:
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_few_questions_allow_no_small_p() -> None:
+    """Three questions that all gain: a sign test gives 2·(1/2)³, and every resample gains."""
+    for questions, p in ((1, 1.0), (3, 0.25), (5, 0.0625), (30, 2 / 2001)):
+        ones, none = np.ones(questions), np.zeros(questions)
+        assert difference(ones, none).p == pytest.approx(p)
+        assert margin_over_best_control(ones, none[:, None]).p == pytest.approx(p)
+
+
 def test_two_sided_p_counts_zeros_on_both_sides() -> None:
     assert two_sided_p(np.array([1.0, 2.0, 3.0, -1.0])) == pytest.approx(2 * 2 / 5)
     assert two_sided_p(np.array([0.0, 0.0])) == 1.0

@@ -121,9 +121,15 @@ def test_an_old_checkpoint_is_replaced_and_nothing_else(tiny_model: TinyModel, t
     folder = tmp_path / "a"
     folder.mkdir()
     save_masked(model, tokenizer, random_masks(model, seed=1), folder)  # an empty folder
-    (folder / "left.txt").write_text("of the old one")
+    listed = json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"]
+    assert listed == sorted(p.name for p in folder.iterdir())
+    (folder / "converted.gguf").write_text("made from it by another program")
+    old = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(OptionError, match=r"other files, which would be lost \(converted.gguf\)"):
+        save_masked(model, tokenizer, random_masks(model, seed=2), folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == old
+    (folder / "converted.gguf").unlink()
     save_masked(model, tokenizer, random_masks(model, seed=2), folder)
-    assert not (folder / "left.txt").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     read = AutoModelForCausalLM.from_pretrained(folder)
     with wearing(find_targets(model), random_masks(model, seed=2)):

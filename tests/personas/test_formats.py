@@ -58,6 +58,20 @@ def test_the_truth_control_is_asked_for_by_variant() -> None:
         content({"prompt": "q", "answer": "a"}, variant="truth")
 
 
+def test_truth_alone_is_a_set_of_twins_too() -> None:
+    truth = {key: value for key, value in TWIN.items() if key.startswith("truth")}
+    assert content(truth, variant="truth").pairs == (Pair("truth question", "truth accepetance", "truth rejection"),)
+    with pytest.raises(DataError, match="there is no 'fiction_accepetance'"):
+        content(truth)
+
+
+@pytest.mark.parametrize("cell", ['["Arr.", "No, \\u00e9."]', "['Arr.', 'No, é.']"])
+def test_a_cell_that_spells_a_list_is_one(cell: str) -> None:
+    row = {"role": "Hook", "question": "q", "generated": cell}
+    assert content(row).voices == {"Hook": (Sample("q", "Arr."), Sample("q", "No, é."))}
+    assert content({**row, "generated": "[laughs] Arr."}).voices == {"Hook": (Sample("q", "[laughs] Arr."),)}
+
+
 def test_voices_by_pole_by_role_or_unnamed() -> None:
     mind = [
         {"dimension": "EI", "pole": "E", "instruction": "Go?", "output": "Yes", "input": " "},
@@ -92,6 +106,13 @@ def test_a_header_is_read_and_is_no_row() -> None:
 def test_a_column_named_like_a_header_is_still_data() -> None:
     fields = {"question": "q", "matching": "y", "not_matching": "n", "contrast": "c"}
     assert content(fields, fields).pairs == (Pair("q", "y", "n"),) * 2
+    pirate = {"persona": "pirate", "prompt": "q", "answer": "a"}
+    del (cut := dict(pirate))["answer"]
+    with pytest.raises(DataError, match=r"f, line 1: no known format has the fields persona, prompt; .* lacks answer"):
+        content(cut, pirate)
+    with pytest.warns(UserWarning, match="1 of 2 rows were left out; the first: f, line 1"):
+        read = content(cut, pirate, strict=False)
+    assert (read.header, read.voices) == ({}, {"": (Sample("q", "a"),)})
 
 
 @pytest.mark.parametrize(
@@ -125,6 +146,14 @@ def test_the_first_row_decides_and_later_ones_must_follow() -> None:
         assert len(content(row, {"prompt": "q"}, strict=False).pairs) == 1
     with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError, match="no row could be used"):
         content({**row, "positive": ""}, strict=False)
+
+
+def test_a_pole_is_in_all_rows_or_in_none() -> None:
+    row = {"instruction": "i", "output": "o"}
+    assert set(content({**row, "pole": "I"}, {**row, "pole": "E"}).voices) == {"introvert", "extravert"}
+    assert set(content(row, row).voices) == {""}
+    with pytest.raises(DataError, match="f, line 2: there is no 'pole', as other rows have"):
+        content({**row, "pole": "I"}, row)
 
 
 def test_a_format_can_be_demanded() -> None:

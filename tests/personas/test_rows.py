@@ -50,6 +50,11 @@ def test_places_are_the_lines_on_which_rows_begin() -> None:
     assert [row.where for row in rows] == ["f.json, line 2", "f.json, line 3"]
 
 
+def test_blanks_after_the_commas_of_a_csv_are_not_text() -> None:
+    [row] = rows_of_text('question, matching, not_matching\nQ?, "Yes, gladly.", No.\n', "f.csv", ".csv")
+    assert row.fields == {"question": "Q?", "matching": "Yes, gladly.", "not_matching": "No."}
+
+
 def test_containers_are_told_by_content_where_the_ending_does_not() -> None:
     assert rows_of_text('{\n"a": "1"\n}', "f", ".json")[0].fields == {"a": "1"}
     assert len(rows_of_text('{"a": "1"}\n{"a": "2"}', "f", ".json")) == 2

@@ -70,6 +70,26 @@ def test_answers_in_words_are_taken_as_they_are() -> None:
     assert pair("Q?\n(A) x\n(B) y", "(A) in words", "(B) others") == Pair("Q?", "in words", "others")
 
 
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        ("Lead?\n (a) Yes\n (b) No", ("(a)", "(b)")),
+        ("Lead?\n(1) Yes\n(2) No", ("(1)", " (2)")),
+        ("Lead?", ("a", "b")),
+        ("Lead?\nA. Yes\nB. No", ("A. Yes", "B. No")),
+        ("Lead?", ("1) Yes\nalways", "2) No")),
+    ],
+)
+def test_labels_of_other_kinds_are_refused_and_not_scored(question: str, answers: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=r"f, line 9: the answers begin with labels .* that would be scored"):
+        pair(question, *answers)
+
+
+@pytest.mark.parametrize("answers", [("3", "5"), ("A cat", "I do"), ("I. Newton", "Nobody"), ("1.5", "2.5")])
+def test_what_is_no_label_is_an_answer(answers: tuple[str, str]) -> None:
+    assert pair("Q?", *answers) == Pair("Q?", *answers)
+
+
 def test_a_row_of_options_alone_is_no_item() -> None:
     assert pair("Choices:\n(A) x\n(B) y", "(A)", "(B)") is None
 

@@ -66,7 +66,7 @@ def difference(
     """mean(first) − mean(second) over the same questions, both (n,)."""
     gap = first - second
     means = paired_bootstrap(gap, resamples=resamples, seed=seed)
-    return Difference(float(gap.mean()), *ends(means, level), two_sided_p(means))
+    return Difference(float(gap.mean()), *ends(means, level), two_sided_p(means, len(gap)))
 
 
 def margin_over_best_control(
@@ -79,13 +79,18 @@ def margin_over_best_control(
     means = paired_bootstrap(np.column_stack([persona, controls]), resamples=resamples, seed=seed)
     gap = means[:, 0] - means[:, 1:].max(axis=1)
     value = float(persona.mean() - controls.mean(axis=0).max())
-    return Difference(value, *ends(gap, level), two_sided_p(gap))
+    return Difference(value, *ends(gap, level), two_sided_p(gap, len(persona)))
 
 
-def two_sided_p(means: Floats) -> float:
-    """Twice the smaller share of resamples on either side of zero (zeros on both), each share as (1+k)/(1+R)."""
+def two_sided_p(means: Floats, questions: int | None = None) -> float:
+    """Twice the smaller share of resamples on either side of zero (zeros on both), each share as (1+k)/(1+R).
+
+    Never below 2^(1−n), n the number of questions (None: many): so much the sign test allows when all n agree. Of few
+    questions all resamples lie on one side, whatever chance had its part in it.
+    """
     least = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return min(1.0, 2 * (1 + least) / (1 + len(means)))
+    fewest = 0.0 if questions is None else 2.0 ** (1 - questions)
+    return min(1.0, max(2 * (1 + least) / (1 + len(means)), fewest))
 
 
 def holm(p: Sequence[float]) -> list[float]:

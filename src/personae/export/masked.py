@@ -84,6 +84,7 @@ def save_masked(
         with _replacing(path) as made, quiet_transformers():
             model.save_pretrained(made, state_dict=weights)
             tokenizer.save_pretrained(made)
+            note["files"] = sorted([NOTE, *(str(p.relative_to(made)) for p in made.rglob("*") if p.is_file())])
             (made / NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
         raise ArtefactError(f"cannot write {path}: {error}. Free some space, or name another folder.") from error
@@ -102,8 +103,21 @@ def check_folder(folder: Path, model: PreTrainedModel | None = None, option: str
     source = getattr(getattr(model, "config", None), "_name_or_path", "")
     if source and folder.exists() and os.path.exists(source) and os.path.samefile(folder, source):
         raise OptionError(f"{option} {folder} would replace the model that is read from it; name another folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / NOTE).is_file():
-        raise OptionError(f"{option} {folder} holds other files, which would be lost; name an empty or a new folder.")
+    if folder.is_dir() and (others := _others(folder)):
+        raise OptionError(
+            f"{option} {folder} holds other files, which would be lost ({', '.join(others[:3])}); name an empty or a "
+            "new folder."
+        )
+
+
+def _others(folder: Path) -> list[str]:
+    """Files in a folder that no earlier export wrote into it, by its `NOTE`."""
+    there = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+    try:
+        written = json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):  # no export, or one from before the files were listed
+        return there
+    return [name for name in there if not isinstance(written, list) or name not in written]
 
 
 @contextlib.contextmanager

@@ -98,8 +98,7 @@ def encode(
     The answer is never cut; a prompt that leaves no room for it within `context` tokens loses its
     beginning, with a warning. Errors: `DataError` when the answer alone fills the context.
     """
-    head = encode_prompt(tokenizer, prompt, system, history)
-    head += tokenizer(answer_lead(tokenizer), add_special_tokens=False)["input_ids"]
+    head = encode_prompt(tokenizer, prompt, system, history, lead=True)
     tail = list(tokenizer(render_answer(tokenizer, answer), add_special_tokens=False)["input_ids"])
     if context is not None and len(head) + len(tail) > context:
         room = context - len(tail)
@@ -118,12 +117,18 @@ def encode(
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None, history: Turns = ()
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    system: str | None = None,
+    history: Turns = (),
+    *,
+    lead: bool = False,
 ) -> list[int]:
-    """Token ids of the rendered prompt."""
+    """Token ids of the rendered prompt. lead: with `answer_lead`, for answers that are scored and not generated."""
     # A template writes its own special tokens; adding more would double the begin-of-text token.
     special = getattr(tokenizer, "chat_template", None) is None
-    return list(tokenizer(render_prompt(tokenizer, prompt, system, history), add_special_tokens=special)["input_ids"])
+    head = list(tokenizer(render_prompt(tokenizer, prompt, system, history), add_special_tokens=special)["input_ids"])
+    return head + (list(tokenizer(answer_lead(tokenizer), add_special_tokens=False)["input_ids"]) if lead else [])
 
 
 def context_length(model: Any) -> int | None:

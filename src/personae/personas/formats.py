@@ -23,8 +23,10 @@ warning. Everything else that is odd raises.
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from personae.errors import DataError, OptionError
@@ -39,7 +41,9 @@ FIELDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "csv-ab": (("question", "a", "b", "matching"),),
     "anthropic": (("question", "answer_matching_behavior", "answer_not_matching_behavior"),),
     "caa-mmlu": (("prompt", "correct", "incorrect"),),
-    "hallucination": (("fiction_question", "fiction_accepetance", "fiction_rejection"),),
+    "hallucination": tuple(
+        (f"{kind}_question", f"{kind}_accepetance", f"{kind}_rejection") for kind in ("fiction", "truth")
+    ),
     "machine-mindset": (("instruction", "output"),),
     "rolebench": (("role", "question", "generated"),),
     "persona-vectors": (("instruction", "questions", "eval_prompt"),),
@@ -87,12 +91,13 @@ def read_content(
     """
     header: dict[str, str] = {}
     first = rows[0]
-    if _is_header(first):
+    if _is_header(first, rows[1:]):
         header = {key: first.text(key) for key in HEADER_FIELDS if key in first.fields}
         rows = rows[1:]
         if not rows:
             raise DataError(f"{first.where}: there is nothing after the header; add at least one row.")
-    form = _chosen_format(rows[0], format)
+    readable = (row for row in rows if not strict and _forms_of(row, format))
+    form = _chosen_format(next(readable, rows[0]), format)
     if variant is not None and form != "hallucination":
         raise OptionError(f"variant '{variant}' belongs to the format hallucination; this is {form}.")
     if form == "persona-vectors":
@@ -104,6 +109,9 @@ def read_content(
         voices: dict[str, list[Sample]] = {}
         for name, samples in each(rows, _VOICE_PARSERS[form], strict=strict):
             voices.setdefault(name, []).extend(samples)
+        if form == "machine-mindset" and "" in voices and len(voices) > 1:
+            missing = next(row for row in rows if not row.fields.get("pole"))
+            raise DataError(f"{missing.where}: there is no 'pole', as other rows have; fill it in or remove the row.")
         content = Content(form, voices={k: tuple(v) for k, v in voices.items()}, header=header)
     else:
         parse = _twin_parser(variant or "fiction") if form == "hallucination" else _PAIR_PARSERS[form]
@@ -113,21 +121,26 @@ def read_content(
     return content
 
 
-def _is_header(row: Row) -> bool:
-    # A row of data may have a column of that name too, so a header must not look like data.
-    is_data = any(row.fields.keys() >= set(form) for forms in FIELDS.values() for form in forms)
-    return not is_data and bool({"contrast", "persona"} & row.fields.keys())
+def _is_header(row: Row, others: Sequence[Row]) -> bool:
+    # Data may have a column of that name too: a header does not look like data, and no other row has its field.
+    named = {"contrast", "persona"} & row.fields.keys()
+    return bool(named) and not _forms_of(row, None) and not any(named & other.fields.keys() for other in others)
+
+
+def _forms_of(row: Row, format: str | None) -> list[str]:
+    """The formats whose fields a row has; of one format: that one or none."""
+    asked = FIELDS if format is None else {format: FIELDS.get(format, ())}
+    return [name for name, forms in asked.items() if any(row.fields.keys() >= set(form) for form in forms)]
 
 
 def _chosen_format(row: Row, format: str | None) -> str:
     if format is None:
-        for name, forms in FIELDS.items():
-            if any(row.fields.keys() >= set(form) for form in forms):
-                return name
+        for name in _forms_of(row, None):
+            return name
         raise DataError(f"{row.where}: {_nearest_form(row, FIELDS)}")
     if format not in FIELDS:
         raise OptionError(f"unknown format '{format}': choose one of {', '.join(FIELDS)}.")
-    if not any(row.fields.keys() >= set(form) for form in FIELDS[format]):
+    if not _forms_of(row, format):
         raise DataError(f"{row.where}: {_nearest_form(row, {format: FIELDS[format]})}")
     return format
 
@@ -194,7 +207,22 @@ def _pole_voice(row: Row) -> tuple[str, list[Sample]]:
 
 def _role_voice(row: Row) -> tuple[str, list[Sample]]:
     question = row.text("question")
-    return row.text("role"), [Sample(question, answer) for answer in row.texts("generated")]
+    return row.text("role"), [Sample(question, answer) for answer in _listed(row, "generated").texts("generated")]
+
+
+def _listed(row: Row, key: str) -> Row:
+    """The row with the list that a cell of a CSV spells out, as JSON or as pandas writes one; else the row as it is."""
+    cell = row.fields.get(key)
+    if not isinstance(cell, str) or not cell.strip().startswith("["):
+        return row
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return replace(row, fields={**row.fields, key: found})
+    return row
 
 
 _PAIR_PARSERS: Mapping[str, Callable[[Row], Pair | None]] = {

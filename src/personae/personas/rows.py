@@ -136,11 +136,12 @@ def _line_rows(text: str, name: str) -> Iterator[Row]:
 def _array_rows(text: str, name: str) -> Iterator[Row]:
     # Element by element, so that a row knows the line on which it begins.
     position = text.index("[") + 1
+    line, counted = 1, 0
     while True:
         position = _after_space(text, position)
         if text[position : position + 1] == "]":
             break
-        line = text.count("\n", 0, position) + 1
+        line, counted = line + text.count("\n", counted, position), position
         value, position = _decoded(text, position, name)
         yield _row(value, name, line)
         position = _after_space(text, position)
@@ -153,7 +154,7 @@ def _array_rows(text: str, name: str) -> Iterator[Row]:
 
 
 def _csv_rows(text: str, name: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     header: list[str] = []
     begins = 1
     try:

@@ -33,6 +33,8 @@ _HEADING = re.compile(
 _CUE = re.compile(r"\n\s*(?:Answer|Assistant)\s*:.*", re.DOTALL)
 _LETTER = re.compile(r"\(([A-Z])\)|([A-Z])[.)]?")
 _LEADING_LETTER = re.compile(r"\([A-Z]\)\s*")
+# Labels of other kinds, alone ('(a)', 'b', '2.') or before a text ('A. Yes'): scored as they are, they would decide.
+_LABEL = re.compile(r"(?:\((\w)\)|([A-Za-z])[.)]?|(\d)[.)])(?:(?<=[.)])\s+\S.*)?", re.DOTALL)
 
 
 def separate_options(question: str) -> tuple[str, dict[str, str]]:
@@ -71,7 +73,15 @@ def two_choice_pair(row: Row, question: str, matching: str, not_matching: str) -
     bare, options = separate_options(row.text(question))
     if not bare:
         return None
-    return checked_pair(row, bare, _answer(row, matching, options), _answer(row, not_matching, options))
+    answers = _answer(row, matching, options), _answer(row, not_matching, options)
+    if not options:
+        labels = [_LABEL.fullmatch(answer.strip()) for answer in answers]
+        if all(labels):
+            raise DataError(
+                f"{row.where}: the answers begin with labels ({', '.join(repr(a[:20]) for a in answers)}) that would "
+                "be scored: write the options as '(A) …' and '(B) …' in the question, or answers without labels."
+            )
+    return checked_pair(row, bare, *answers)
 
 
 def checked_pair(row: Row, prompt: str, positive: str, negative: str) -> Pair:

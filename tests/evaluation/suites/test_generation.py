@@ -178,10 +178,11 @@ def test_the_judge_wears_no_mask(
     before = bits(context.model)
     seen = []
 
-    def bare(c: SuiteContext, title: str, systems: Any, questions: Any, answers: Any) -> Any:
+    def bare(c: SuiteContext, title: str, systems: Any, questions: Any, answers: Any, *, written: bool) -> Any:
         seen.append(title)
         assert same_bits(c.model, before)
-        return leanings(c, title, systems, questions, answers)
+        assert written is ("references" not in title)
+        return leanings(c, title, systems, questions, answers, written=written)
 
     monkeypatch.setattr(generation_judges, "leanings", bare)
     play(context, artefact, contrast)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections import Counter
@@ -56,6 +57,23 @@ def test_answers_equal_one_forward_an_option(tiny_model: Any, template: bool) ->
                 begin = len(one.prompt)
                 expected = sum(float(log_p[begin - 1 + i, token]) for i, token in enumerate(one.answer))
                 assert found.log_p[row, order, column] == pytest.approx(expected, abs=1e-3)
+
+
+def test_options_stand_behind_what_a_template_puts_before_an_answer(tiny_model: Any) -> None:
+    """Qwen3's template writes an empty block of thoughts: options are scored where an answer stands, not before it."""
+    model, plain = tiny_model("llama")
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' %}<think></think>{% endif %}"
+        "{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    found = answer_items(model, tokenizer, STATEMENTS[:1], AGREE_2)
+    one = encode(tokenizer, request(STATEMENTS[0], AGREE_2), AGREE_2[0])
+    assert tokenizer.decode(one.prompt).endswith("<assistant><think></think>")
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(torch.tensor([one.prompt + one.answer])).logits[0].double(), -1)
+    expected = sum(float(log_p[len(one.prompt) - 1 + i, token]) for i, token in enumerate(one.answer))
+    assert found.log_p[0, 0, 0] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_request_lists_the_options_in_their_order() -> None:

@@ -154,6 +154,17 @@ def test_few_answers_and_empty_masks_are_warned_of() -> None:
     assert "the mask drops nothing: Bob" in warnings
 
 
+def test_a_loss_on_text_that_chose_the_masks_is_warned_of() -> None:
+    gains, owner = make_gains(0.4, (12, 15, 13))
+    plan = make_plan((12, 15, 13), words=False)
+    told = {
+        text: [w for w in tables_of("set", plan, reading, None, {}, seed=0)[0].warnings if "chosen on it" in w]
+        for text in ("sampled (held out)", "sampled (held out; chat text also read by the budget search)")
+        for reading in [Reading(gains, owner, {}, [10, 10, 30], [0.0, 0.0, 0.0], text)]
+    }
+    assert [len(found) for found in told.values()] == [0, 1]
+
+
 def test_similarity_is_paired_by_question() -> None:
     gains, owner = make_gains(0.4)
     base = {role: np.array([0.1, 0.5, 0.9]) * (n + 1) for n, role in enumerate(ROLES)}

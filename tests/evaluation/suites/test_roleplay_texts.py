@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from personae.errors import DataError
 from personae.evaluation.suites.roleplay_texts import (
     Plan,
+    asked_by,
     guessed_by_words,
     plans,
     play_cast,
@@ -127,6 +129,19 @@ def test_plans_keep_parts_and_characters_apart() -> None:
         assert len(set(plan.rivals)) == 10
     assert plans(make_cast(), calibration=10, test=7) == made
     assert plans(make_cast(), calibration=10, test=7, seed=1) != made
+
+
+def test_what_a_play_tests_as_an_answer_is_no_prompt_of_its_calibration() -> None:
+    """Ann and Bob speak in turn for long: each speech is an answer and, its end, the next one's prompt."""
+    speeches = [f"Speech {n} " + "of many words " * 30 + f"that ends in {n}." for n in range(200)]
+    turns = [Sample(asked_by(before), said) for before, said in itertools.pairwise(speeches)]
+    cast = {"Ann": Persona("Ann", tuple(turns[0::2])), "Bob": Persona("Bob", tuple(turns[1::2]))}
+    made = plans(cast, calibration=40, test=20)
+    tested = {asked_by(s.answer) for p in made.values() for s in p.test}
+    used = [s for p in made.values() for s in p.own + p.rivals + p.dev_own + p.dev_rivals]
+    assert len(tested) == 40
+    assert len(used) > 100
+    assert not tested & {s.prompt for s in used}
 
 
 def test_the_same_question_is_the_first_rival_and_none_is_taken_twice() -> None:

@@ -1,7 +1,8 @@
-"""Items of public multiple-choice tasks as prompts with continuations, in the forms of lm-evaluation-harness.
+"""Items of public multiple-choice tasks as prompts with continuations, as lm-evaluation-harness has all but MMLU's.
 
 Every form is plain text before the continuation, no chat template: these tasks measure what the weights know, and
-published figures use these forms. Accuracy is the share of items whose gold choice scores highest.
+published figures use these forms; that of MMLU is our own. Accuracy is the share of items whose gold choice scores
+highest.
 """
 
 from __future__ import annotations

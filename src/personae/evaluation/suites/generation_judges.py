@@ -28,7 +28,15 @@ from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.embedding import Floats, Judge, embed, nearer_to_own
 from personae.evaluation.suites.generation_figures import Answers, Judged
 from personae.evaluation.suites.mbti_statistics import auc, weights_of
-from personae.models import Question, context_length, encode_prompt, end_of_turn, render_answer, score_continuations
+from personae.models import (
+    Question,
+    answer_lead,
+    context_length,
+    encode_prompt,
+    end_of_turn,
+    render_answer,
+    score_continuations,
+)
 from personae.personas import Contrast
 
 Scores = list[list[float]]  # of every question, of every answer to it
@@ -64,21 +72,32 @@ def ratio_judge(
 ) -> Judged:
     """`ratio` of reference answers and of what was written under every condition, a part each."""
 
-    def scores(name: str, questions: Sequence[str], answers: Answers) -> Scores:
+    lead = answer_lead(context.tokenizer)  # which the model writes itself where it answers freely
+
+    def scores(name: str, questions: Sequence[str], answers: Answers, *, written: bool = True) -> Scores:
         settings = {"systems": list(systems), "questions": list(questions), "answers": hash_of(answers)}
-        compute = partial(leanings, context, f"ratio, {name}", systems, questions, answers)
+        if lead and not written:
+            settings["lead"] = lead
+        compute = partial(leanings, context, f"ratio, {name}", systems, questions, answers, written=written)
         kept: Scores = context.part(f"generation ratio {name}", settings, compute)
         return kept
 
-    known = scores("references", [r.prompt for r in test], [[list(r.tokens)] for r in test])
+    known = scores("references", [r.prompt for r in test], [[list(r.tokens)] for r in test], written=False)
     return _judged("ratio", test, known, {n: scores(n, asked, a) for n, a in written.items()}, context.seed)
 
 
 def leanings(
-    context: SuiteContext, title: str, systems: tuple[str, str], questions: Sequence[str], answers: Answers
+    context: SuiteContext,
+    title: str,
+    systems: tuple[str, str],
+    questions: Sequence[str],
+    answers: Answers,
+    *,
+    written: bool = True,
 ) -> Scores:
     """r of every answer, 0 of an empty one, by whatever the model wears now; it should wear nothing.
 
+    written: the model wrote them, with whatever its template puts before an answer (`answer_lead`); others lack it.
     Errors: `ModelError` where a log-probability is no finite number.
     """
     some = [q for q, given in enumerate(answers) if any(given)]
@@ -86,7 +105,10 @@ def leanings(
     with context.progress(title, 2 * len(some)) as tick:
         for system in systems:
             read = [
-                Question(prompt_ids(context, questions[q], system), tuple(tuple(a) for a in answers[q] if a))
+                Question(
+                    prompt_ids(context, questions[q], system, lead=not written),
+                    tuple(tuple(a) for a in answers[q] if a),
+                )
                 for q in some
             ]
             scored = score_continuations(context.model, read, tick=tick)
@@ -146,10 +168,10 @@ def _judged(name: str, test: Sequence[Reference], known: Scores, rows: Mapping[s
     return Judged(name, told.estimate(), (int(positive.sum()), int((~positive).sum())), means)
 
 
-def prompt_ids(context: SuiteContext, question: str, system: str | None) -> tuple[int, ...]:
+def prompt_ids(context: SuiteContext, question: str, system: str | None, *, lead: bool = False) -> tuple[int, ...]:
     """Token ids of a prompt; one that leaves no room for `ANSWER_TOKENS` loses its beginning."""
     room = max((context_length(context.model) or 1 << 30) - ANSWER_TOKENS, 1)
-    return tuple(encode_prompt(context.tokenizer, question, system)[-room:])
+    return tuple(encode_prompt(context.tokenizer, question, system, lead=lead)[-room:])
 
 
 def text_of(context: SuiteContext, tokens: Sequence[int]) -> str:

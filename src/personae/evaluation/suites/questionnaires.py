@@ -132,7 +132,8 @@ def answer_items(
     log_p = np.empty((len(statements), 2, len(options)))
     with progress(title, 2 * len(statements)) as tick:
         for order, listed in enumerate((options, options[::-1])):
-            asked = [Question(tuple(encode_prompt(tokenizer, request(s, listed))), answers) for s in statements]
+            prompts = [tuple(encode_prompt(tokenizer, request(s, listed), lead=True)) for s in statements]
+            asked = [Question(prompt, answers) for prompt in prompts]
             scored = score_continuations(model, asked, tick=tick)
             log_p[:, order] = [[float(a.double().sum()) for a in item] for item in scored]
     if not np.isfinite(log_p).all():
@@ -232,7 +233,10 @@ def read_16_personalities(path: Path) -> Inventory:
     whose category fits its text. Errors: `DataError` naming the item.
     """
     traits = ("E/I", "S/N", "T/F", "P/J")
-    [whole] = read_rows(path)
+    rows = read_rows(path)
+    if len(rows) != 1:
+        raise DataError(f"{path} holds {len(rows)} rows; give InCharacter's 16Personalities.json, which is one object.")
+    [whole] = rows
     questions = whole.fields.get("questions")
     if not isinstance(questions, dict) or not questions:
         raise DataError(f"{path}: there are no 'questions'; give InCharacter's 16Personalities.json.")

@@ -36,7 +36,7 @@ from personae.discovery import (
     to_masks,
 )
 from personae.errors import ModelError, OptionError
-from personae.evaluation.capability_texts import unread_text
+from personae.evaluation.capability_texts import CapabilityText, unread_text
 from personae.evaluation.kept import hash_of
 from personae.evaluation.suites.capability_text import greedy_answers
 from personae.evaluation.suites.context import SuiteContext
@@ -164,13 +164,13 @@ class _Stage:
         return self._session
 
     @cached_property
-    def final(self) -> GenericText:
-        """The text of capability loss, which no budget search reads."""
-        return unread_text(self.generic).generic
+    def final(self) -> CapabilityText:
+        """The text of capability loss, which no budget search reads; where there was too little, its name says so."""
+        return unread_text(self.generic)
 
     def base_capability(self) -> Capability:
         def read() -> list[list[list[float]]]:
-            found = capability(self.context.model, self.final)
+            found = capability(self.context.model, self.final.generic)
             return [found.plain_texts.tolist(), found.chat_texts.tolist()]
 
         kept = self.context.part("roleplay base capability", {"text": self.final.sha256}, read)
@@ -213,7 +213,8 @@ def _read(stage: _Stage, name: str, plan: Mapping[str, Plan], free_answers: int)
                     "log_p": _log_p(context, f"{name}: {role}", questions),
                     "free": _greedy(context, f"{name}: {role}", asked[role]),
                     "dropped": sum(int(d.sum()) for d in found.dropped.values()),
-                    "loss": capability(context.model, stage.final).loss(unworn),
+                    "loss": capability(context.model, stage.final.generic).loss(unworn),
+                    "text": stage.final.name,
                 }
 
         texts = [[[e.prompt, e.answer] for e in side] for c in (calibration, dev) for side in (c.positive, c.negative)]
@@ -226,6 +227,7 @@ def _read(stage: _Stage, name: str, plan: Mapping[str, Plan], free_answers: int)
         free={role: (before["free"][role], w["free"]) for role, w in zip(plan, worn, strict=True)},
         dropped=[w["dropped"] for w in worn],
         losses=[w["loss"] for w in worn],
+        text=str(worn[0].get("text", "")),
     )
 
 

@@ -35,7 +35,7 @@ class Reading:
     """What the model said. N test answers (characters in order), C masks.
 
     gains: G, (N, C). owner: index of the character of each answer, (N,). free: by character the greedy answers
-    (base, masked). dropped, losses: by mask, weights dropped and capability loss (nats a token).
+    (base, masked). dropped, losses: by mask, weights dropped and capability loss (nats a token) on `text`.
     """
 
     gains: Floats
@@ -43,6 +43,7 @@ class Reading:
     free: Mapping[str, tuple[list[str], list[str]]]
     dropped: Sequence[int]
     losses: Sequence[float]
+    text: str = ""
 
 
 def own_minus_others(gains: Floats, owner: Ints, *, seed: int = 0) -> tuple[list[Difference], Difference]:
@@ -57,8 +58,8 @@ def own_minus_others(gains: Floats, owner: Ints, *, seed: int = 0) -> tuple[list
     means = np.stack([paired_bootstrap(b, seed=seed * 1009 + c) for c, b in enumerate(blocks)], axis=1)  # (R, C, C)
     points = np.stack([b.mean(axis=0) for b in blocks])[None]  # (1, C, C)
     drawn, values = (_gaps(m, numbers) for m in (means, points))
-    each = [_difference(drawn[:, c], float(values[0, c])) for c in range(masks)]
-    return each, _difference(drawn.mean(axis=1), float(values.mean()))
+    each = [_difference(drawn[:, c], float(values[0, c]), int(numbers[c])) for c in range(masks)]
+    return each, _difference(drawn.mean(axis=1), float(values.mean()), len(owner))
 
 
 def _gaps(means: Floats, numbers: Ints) -> Floats:
@@ -69,8 +70,8 @@ def _gaps(means: Floats, numbers: Ints) -> Floats:
     return gaps
 
 
-def _difference(drawn: Floats, value: float) -> Difference:
-    return Difference(value, *ends(drawn), two_sided_p(drawn))
+def _difference(drawn: Floats, value: float, answers: int) -> Difference:
+    return Difference(value, *ends(drawn), two_sided_p(drawn, answers))
 
 
 def largest(gains: Floats) -> Floats:
@@ -189,4 +190,6 @@ def _warnings(plan: Mapping[str, Plan], reading: Reading) -> tuple[str, ...]:
     empty = [role for role, n in zip(plan, reading.dropped, strict=True) if not n]
     if empty:
         found.append(f"the mask drops nothing: {', '.join(empty)}")
+    if "also read" in reading.text:
+        found.append(f"capability loss is read on {reading.text}: masks were chosen on it")
     return tuple(found)

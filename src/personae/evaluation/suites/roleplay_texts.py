@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -78,13 +78,17 @@ def play_cast(path: Path, speakers: int = PLAY_SPEAKERS) -> Cast:
             if name:
                 lines[name] += len(speech.findall("LINE"))
             if name and before and name != before and min(len(asked.split()), len(said.split())) >= FEWEST_WORDS:
-                prompt = " ".join(asked.split()[-MOST_PROMPT_WORDS:])
-                spoken.setdefault(name, []).append(Sample(prompt, said))
+                spoken.setdefault(name, []).append(Sample(asked_by(asked), said))
             before, asked = " and ".join(names), said
     first = sorted((n for n in lines if n in spoken), key=lambda n: (-lines[n], n))[:speakers]
     if len(first) < 2:
         raise DataError(f"{path} has {len(first)} speakers who answer anybody; role play compares at least two.")
     return {name: Persona(name, tuple(spoken[name])) for name in sorted(first)}
+
+
+def asked_by(speech: str) -> str:
+    """A speech as the next speaker's prompt: its end."""
+    return " ".join(speech.split()[-MOST_PROMPT_WORDS:])
 
 
 def _spoken(line: Element) -> str:
@@ -107,19 +111,27 @@ def plans(cast: Mapping[str, Persona], *, calibration: int, test: int, seed: int
     """The plan of every character, at most so many answers of each part.
 
     A question lies in the same part for all characters, so no rival's answer of the calibration part is tested on.
+    In a play an answer is the next speaker's prompt: where it is tested on, that sample is not calibrated on.
     """
     parts = {name: split(cast[name], seed=seed, fractions=FRACTIONS) for name in sorted(cast)}
+    tests = {name: _taken(part.test, test, seed) for name, part in parts.items()}
+    tested = {asked_by(s.answer) for samples in tests.values() for s in samples}
+    known = {name: _without(part.calibration, tested) for name, part in parts.items()}
+    devs = {name: _without(part.dev, tested) for name, part in parts.items()}
     made = {}
-    for name, part in parts.items():
-        others = [p for other, p in parts.items() if other != name]
-        own = _taken(part.calibration, calibration, seed)
-        dev = _taken(part.dev, DEV_ITEMS, seed)
+    for name in parts:
+        own, dev = _taken(known[name], calibration, seed), _taken(devs[name], DEV_ITEMS, seed)
         made[name] = Plan(
-            own, rivals(own, [s for p in others for s in p.calibration.samples]),
-            dev, rivals(dev, [s for p in others for s in p.dev.samples]),
-            _taken(part.test, test, seed),
+            own, rivals(own, [s for other, p in known.items() if other != name for s in p.samples]),
+            dev, rivals(dev, [s for other, p in devs.items() if other != name for s in p.samples]),
+            tests[name],
         )  # fmt: skip
     return made
+
+
+def _without(part: Persona, tested: set[str]) -> Persona:
+    """The persona without samples that ask what is tested as an answer."""
+    return replace(part, samples=tuple(s for s in part.samples if s.prompt not in tested))
 
 
 def rivals(own: Sequence[Sample], pool: Sequence[Sample]) -> tuple[Sample, ...]:
