@@ -83,7 +83,7 @@ def main() -> None:
     result = {
         "rows": rows, "mean_error_ratio": sum(ratios) / len(ratios), "text_sha256": text.sha256, "answers": answers,
         "model": fingerprint(targets), "dtype": "float32", "versions": versions(), "machine": machine(),
-        "command": "python -m benchmarks.budget_noise",
+        "command": f"python -m benchmarks.budget_noise --answers {answers}",
     }  # fmt: skip
     print(write("budget_noise", result))
     for title, row in rows.items():

@@ -88,9 +88,13 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
             key = {"condition": condition, "pole": contrast.poles[pole], "multiple": multiple}
             own = [p for p in points if all(p[k] == v for k, v in key.items())]
             masks = hash_of(found.artefact[contrast.poles[pole]].masks) if condition == "directed" else None
-            if any(p["dropped"] == dropped and p.get("masks", masks) == masks for p in own):
+            read = session.generic.sha256 if condition in ("random", "generic") else None  # decides their weights
+            if any(
+                p["dropped"] == dropped and p.get("masks", masks) == masks and p.get("generic_sha256") == read
+                for p in own
+            ):
                 continue
-            points = [p for p in points if p not in own]  # of another mask
+            points = [p for p in points if p not in own]  # of another mask or text
             with wearing(session.targets, to_masks(family.at(dropped))):
                 scores, worn = score_encoded(model, items), capability(model, text)
             won = scores.outcomes() if pole == 0 else 1 - scores.outcomes()
@@ -98,7 +102,7 @@ def run(name: str, dtype: str, only: Sequence[str], steps: int | None = None) ->
             acc, tied = interval(won), interval(won[scores.tied])
             points.append(
                 {
-                    **key, "masks": masks, "dropped": dropped, "share": dropped / session.size,
+                    **key, "masks": masks, "generic_sha256": read, "dropped": dropped, "share": dropped / session.size,
                     "acc": [acc.value, acc.low, acc.high], "acc_tied": [tied.value, tied.low, tied.high],
                     "outcomes": won.tolist(), "plain": plain, "plain_error": plain_error, "chat": chat,
                     "chat_error": chat_error,

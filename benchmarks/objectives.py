@@ -55,7 +55,8 @@ def main() -> None:
         "rows": rows, "pairs": options.pairs, "budget": options.budget, "contrast": contrast.name, "dtype": "float32",
         "calibration_sha256": calibration.sha256, "fingerprint": fingerprint(session.targets),
         "generic_text": {"source": generic.source, "sha256": generic.sha256}, "machine": machine(),
-        "versions": versions(), "command": f"python -m benchmarks.objectives --pairs {options.pairs}",
+        "versions": versions(),
+        "command": f"python -m benchmarks.objectives --pairs {options.pairs} --budget {options.budget}",
     }  # fmt: skip
     print(write("objectives", result))
 

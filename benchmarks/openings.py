@@ -69,7 +69,7 @@ def main() -> None:
     frame = {
         "requests": len(requests), "text_sha256": final.sha256, "dtype": dtype, "model": fingerprint(targets),
         "versions": versions(), "masks_sha256": hashes, "machine": machine(),
-        "command": "python -m benchmarks.openings",
+        "command": f"python -m benchmarks.openings --dtype {dtype}",
     }  # fmt: skip
     print(write("openings", {**frame, "rows": rows}))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from typing import Any
 
 from benchmarks.ai_persona import SETS
-from benchmarks.common import RESULTS, write
+from benchmarks.common import RESULTS, ROOT, write
 from benchmarks.rivals import CONTROLS
 from benchmarks.suites import SUITES
 
@@ -27,7 +28,7 @@ PARTS = {
     "serving": ["benchmarks.serving"],
     "file_size": ["benchmarks.file_size"],
     "fuzz_reader": ["benchmarks.fuzz_reader"],
-    "compare": ["benchmarks.compare"],
+    "compare": ["benchmarks.compare", "--limit", "24"],
     "trace": ["benchmarks.trace"],
     "audit": ["benchmarks.audit"],
     "audit_public": ["benchmarks.audit", "--public"],
@@ -74,7 +75,8 @@ def summary() -> dict[str, float]:
             claim = next((c for c in row["claims"] if c["figure"] == "acc"), None)
             if claim and form == "headline":
                 flat[f"{name}.headline.minus_best_control_of_its_size"] = claim["value"]
-                flat[f"{name}.headline.minus_best_control"] = min([claim["value"], *_other_controls(name)])
+                if others := _other_controls(name):
+                    flat[f"{name}.headline.minus_best_control"] = min([claim["value"], *others])
         flat |= _rivals(name)
     speed = _read("discovery_speed")
     if speed:
@@ -116,11 +118,18 @@ def summary() -> dict[str, float]:
         kept = _read(result)
         if kept and kept["figures"].get(figure) is not None:
             flat[key] = _value(kept["figures"][figure])
-    for task in ("hellaswag_change", "mmlu_gold_logprob_change"):
-        both = [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}-steps"))]
-        if both:  # the worst headline mask
-            flat[f"capability.{task}"] = min(_value(kept["figures"][task]) for kept in both)
+    if both := [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}-steps"))]:
+        # The worst headline mask: of an accuracy the lowest, of what should stay where it is the farthest.
+        flat["capability.hellaswag_change"] = min(_value(kept["figures"]["hellaswag_change"]) for kept in both)
+        flat["capability.mmlu_gold_logprob_change"] = max((c for kept in both for c in _gold_letters(kept)), key=abs)
     return flat
+
+
+def _gold_letters(capability: dict[str, Any]) -> list[float]:
+    """Change of the mean log-probability of MMLU's gold letter among the four, of every mask of a capability suite."""
+    [table] = [t for t in capability["tables"] if t["title"] == "MMLU: log-probability, change to base"]
+    place = table["columns"].index("gold letter among the four, nats")
+    return [_value(row[place]) for row in table["rows"]]
 
 
 def _other_controls(name: str) -> list[float]:
@@ -131,7 +140,7 @@ def _other_controls(name: str) -> list[float]:
 
 
 def _rivals(name: str) -> dict[str, float]:
-    """Accuracy of the headline minus that of trained and steered rivals, and the best row that needs no gradient."""
+    """The headline minus trained and steered rivals in acc, and the best masks found without a gradient."""
     flat: dict[str, float] = {}
     # A mean of paired differences is the difference of means, so a rival measured in float32 beside two rounds can
     # stand in, on the same test items, for one that has not been measured in the headline's bfloat16 yet.
@@ -161,13 +170,23 @@ def _value(figure: Any) -> float:
     return float(figure["value"] if isinstance(figure, dict) else figure)
 
 
+def _forget(name: str) -> None:
+    """Remove a result and its masks, which their benchmark would take up again: git has the last ones."""
+    for ending in ("json", "persona"):
+        (RESULTS / f"{name}.{ending}").unlink(missing_ok=True)
+
+
 def main() -> None:
     """Run, then gather."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--again", action="store_true", help="run parts whose result is there already")
+    parser.add_argument("--again", action="store_true", help="forget results, masks and parts, and run all")
     parser.add_argument("--gather", action="store_true", help="run nothing, only gather")
     options = parser.parse_args()
+    if options.again and not options.gather:
+        shutil.rmtree(ROOT / "benchmarks" / ".parts", ignore_errors=True)
     for name, command in PARTS.items():
+        if options.again and not options.gather:
+            _forget(name)
         if not options.gather and (options.again or not (RESULTS / f"{name}.json").is_file()):
             subprocess.run([sys.executable, "-m", *command], check=True)
     print(write("summary", summary()))

@@ -158,7 +158,6 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     "ai-persona": _ai_persona,
     "mbti": _mbti(("EI", "SN", "TF", "JP")),
     **{f"mbti-{d}": _mbti((d,)) for d in ("EI", "SN", "TF", "JP")},  # with the trained ceiling
-    "mbti-steps": _mbti(("EI", "SN", "TF", "JP"), MBTI_STEPS),
     **{f"mbti-steps-{d}": _mbti((d,), MBTI_STEPS) for d in ("EI", "SN", "TF", "JP")},
     "roleplay-rolebench": _roleplay("rolebench"),
     "roleplay-merchant": _roleplay("merchant"),

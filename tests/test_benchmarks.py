@@ -236,3 +236,40 @@ def test_the_report_tells_what_gains_and_causal_maps_found(monkeypatch: pytest.M
     assert "| block 21 mlp |" not in text
     assert "| plain | 0.47 → 0.03 | 150,000 | 0.30 [0.20, 0.40] | -0.25 [-0.30, -0.20] | 0.040 |" in text
     assert "| rank 1 | 0.32 → 0.07 | – | – | – | – |" in text
+
+
+def test_readme_evidence_and_summary_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import readme, report, run
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.render(text) == text, "python -m benchmarks.readme"
+    assert report.report() == (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8"), "python -m benchmarks.report"
+    kept = json.loads((ROOT / "benchmarks" / "results" / "summary.json").read_text(encoding="utf-8"))
+    assert run.summary() == pytest.approx(kept), "python -m benchmarks.run --gather"
+    assert run.summary().keys() == kept.keys()
+
+
+def test_forgetting_takes_a_result_with_its_masks_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import run
+
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    names = ("a.json", "a.persona", "b.json", "b.persona", "a_steps.json")
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "benchmarks" / ".parts").mkdir(parents=True)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(run.subprocess, "run", lambda command, check: ran.append(command[2:]))
+    monkeypatch.setattr(run, "PARTS", {"a": ["benchmarks.a"]})
+    monkeypatch.setattr(run, "summary", dict)
+    monkeypatch.setattr(run, "write", lambda name, found: tmp_path / name)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    run.main()
+    assert ran == []
+    monkeypatch.setattr(sys, "argv", ["run.py", "--again"])
+    run.main()
+    assert ran == [["benchmarks.a"]]
+    assert {p.name for p in tmp_path.iterdir()} == {"b.json", "b.persona", "a_steps.json", "benchmarks"}
+    assert not (tmp_path / "benchmarks" / ".parts").exists()

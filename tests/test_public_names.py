@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import personae
+from personae import errors
 
 
 @pytest.mark.parametrize("name", [n for n in personae.__all__ if n != "__version__"])
@@ -30,3 +31,27 @@ def test_importing_the_package_does_not_import_torch() -> None:
 def test_the_name_discover_is_the_function_before_and_after_its_module_is_imported() -> None:
     code = "import personae.discovery.discover as module; import personae; assert callable(personae.discover)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (errors.OptionError, ValueError),
+        (errors.DataError, ValueError),
+        (errors.MaskMismatchError, ValueError),
+        (errors.UnknownPersonaError, KeyError),
+        (errors.PersonaInUseError, RuntimeError),
+        (errors.BusyError, RuntimeError),
+    ],
+)
+def test_errors_are_also_what_python_calls_them(error: type[Exception], base: type[Exception]) -> None:
+    """docs/python.md: a caller who knows nothing of this package catches them all the same."""
+    assert issubclass(error, base)
+    assert issubclass(error, errors.PersonaeError)
+    assert str(error("what to do")) == "what to do"  # KeyError alone would print its repr
+
+
+def test_every_error_has_the_one_base() -> None:
+    found = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert len(found) > 8
+    assert all(issubclass(e, errors.PersonaeError) for e in found)

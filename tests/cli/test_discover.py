@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cli_helpers import Cli, write_contrast
+from personae import discovery
 from personae.cli.discover import parse_n_m
 from personae.discovery import METHODS
 from personae.errors import OptionError
@@ -113,6 +114,30 @@ def test_cross_fit_measures_each_fold_and_then_calibrates_on_everything(cli: Cli
     calibration = made["loud"].provenance.calibration
     assert calibration is not None
     assert calibration.items == 11
+
+
+def test_no_fold_reads_what_it_is_measured_on(
+    cli: Cli, llama: Path, contrast: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Contrast] = []
+    held: list[Contrast] = []
+    discover, encode = discovery.discover, discovery.encode_contrast
+
+    def finds(model: Any, tokenizer: Any, items: Contrast, **options: Any) -> Any:
+        given.append(items)
+        assert options.get("split_seed") is None
+        assert "dev" not in options
+        return discover(model, tokenizer, items, **options)
+
+    monkeypatch.setattr(discovery, "discover", finds)
+    monkeypatch.setattr(discovery, "encode_contrast", lambda m, t, c, **o: held.append(c) or encode(m, t, c, **o))
+    quick = ("--model", llama, "--method", "magnitude", "--sparsity", "0.3", "--cross-fit", "3", "-o", "x.persona")
+    assert cli("discover", contrast, *quick).code == 0
+    assert len(given) == 4  # three folds, and everything
+    assert len(held) == 3
+    for calibration, fold in zip(given, held, strict=False):
+        assert not set(calibration.prompts) & set(fold.prompts)
+        assert set(calibration.prompts) | set(fold.prompts) == set(given[-1].prompts)
 
 
 def test_cross_fit_is_printed(cli: Cli, llama: Path, contrast: Path) -> None:

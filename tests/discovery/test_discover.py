@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -278,6 +279,38 @@ def test_the_artefact_says_where_it_comes_from(tiny_model: TinyModel) -> None:
         assert record.measured["dev_items"] == len(parts.dev)
         assert record.versions == versions()
         assert record.versions["personae"] == personae.__version__
+
+
+def test_tested_items_neither_calibrate_nor_choose(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session holds the calibration part of the split, choices and measures read the dev part: nothing else."""
+    model, tokenizer = tiny_model("llama")
+    contrast = small_contrast(40)
+    parts = split(contrast, seed=3)
+    module = importlib.import_module("personae.discovery.discover")
+    read: dict[str, list[Any]] = {"calibration": [], "choose": [], "measure": []}
+    opened, chosen, measured = module.open_session, module.choose, module.measure
+
+    def opens(*given: Any, **options: Any) -> Any:
+        session = opened(*given, **options)
+        read["calibration"].append(session.calibration)
+        return session
+
+    def chooses(session: Any, settings: Any, dev: Any, *rest: Any, **options: Any) -> Any:
+        read["choose"].append(dev)
+        return chosen(session, settings, dev, *rest, **options)
+
+    def measures(session: Any, dropped: Any, dev: Any, *rest: Any, **options: Any) -> Any:
+        read["measure"].append(dev)
+        return measured(session, dropped, dev, *rest, **options)
+
+    for name, spy in (("open_session", opens), ("choose", chooses), ("measure", measures)):
+        monkeypatch.setattr(module, name, spy)
+    run(model, tokenizer, contrast, split_seed=3, max_capability_loss=0.5)
+    calibration, dev = (encode_contrast(model, tokenizer, part) for part in (parts.calibration, parts.dev))
+    assert read["calibration"] == [calibration]
+    assert read["choose"]
+    assert read["measure"]
+    assert all(items == dev for key in ("choose", "measure") for items in read[key])
 
 
 def test_a_dev_set_of_one_s_own(tiny_model: TinyModel) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from personae.discovery import GenericText, discover, encode_contrast, open_session, steps
 from personae.errors import OptionError
 from personae.evaluation import controls, evaluate
+from personae.evaluation.bench import Bench
 from personae.evaluation.controls import random_masks, scored_masks
 from personae.evaluation.poles import dropped
 from personae.models import find_targets
@@ -78,7 +79,34 @@ def test_a_share_below_one_weight_a_row_keeps_its_number(
     assert dropped(scored_masks(session, "magnitude", 0)) == 0
 
 
-def test_shuffled_labels_find_a_mask_of_the_same_size_among_the_same_candidates(
+def test_random_and_shuffled_masks_lie_among_the_personas_candidates(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control that every claim leans on: weights as cheap as those of the persona, and no others."""
+    model, tokenizer = model_and_tokenizer
+    artefact = discover(model, tokenizer, contrast, generic=generic, cheap_share=0.3, drop_share=0.01, resume=False)
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    worn: dict[str, list[Any]] = {}
+    both = Bench.both
+    monkeypatch.setattr(
+        Bench,
+        "both",
+        lambda self, name, masks, **o: worn.setdefault(name, []).extend(masks) or both(self, name, masks, **o),
+    )
+    evaluate(model, tokenizer, contrast, artefact, controls=("random", "shuffled"), random_seeds=2, session=session,
+             resamples=50)  # fmt: skip
+    candidates = session.candidates(0.3)
+    assert 0.2 < sum(int(c.sum()) for c in candidates.values()) / session.size < 0.4
+    drawn = [masks for name, found in worn.items() if name.startswith(("random", "shuffled")) for masks in found]
+    assert len(drawn) == 6  # two seeds and one shuffling, of two poles
+    for masks in drawn:
+        for name, mask in masks.items():
+            gone = torch.from_numpy(mask.dropped_bool())
+            assert not (gone & ~candidates[name]).any()
+        assert sum(mask.dropped for mask in masks.values()) > 0
+
+
+def test_shuffled_labels_find_a_mask_of_the_same_size(
     model_and_tokenizer: Any, contrast: Contrast, generic: GenericText
 ) -> None:
     model, tokenizer = model_and_tokenizer

@@ -24,7 +24,8 @@ def test_a_split_gives_its_calibration_part_and_the_first_of_dev(model_and_token
     shared = Shared(*model_and_tokenizer, many, None, 3, silent, None)
     parts = split(many, seed=3)
     assert shared.calibration == parts.calibration
-    assert len(parts.dev) > DEV_ITEMS == len(shared.dev.paired)
+    assert len(parts.dev) > DEV_ITEMS
+    assert shared.dev == encode_contrast(*model_and_tokenizer, parts.dev.take(DEV_ITEMS))
     whole = Shared(*model_and_tokenizer, many.take(9), None, None, silent, None)
     assert whole.calibration == many.take(9)
     assert whole.dev == encode_contrast(*model_and_tokenizer, many.take(9))

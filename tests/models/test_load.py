@@ -25,8 +25,8 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerBase, T5Config
 
 from personae.errors import ModelError, OptionError
+from personae.models import fast_dtype, load_model, pick_device, quiet_transformers
 from personae.models import load as module
-from personae.models import load_model, pick_device, quiet_transformers
 
 
 @pytest.fixture
@@ -364,3 +364,25 @@ def test_the_real_default_model_loads_and_knows_its_template(default_model: Any)
     assert not model.training
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     assert "<|im_start|>" in tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [("fpu avx512f avx512_bf16", "bfloat16"), ("amx_bf16 amx_tile", "bfloat16"), ("fpu avx2 avx512f", "float32")],
+)
+def test_the_fast_dtype_follows_the_processors_flags(flags: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_text
+
+    def told(self: Path, *given: Any, **options: Any) -> str:
+        return f"flags\t\t: {flags}\n" if str(self) == "/proc/cpuinfo" else read(self, *given, **options)
+
+    monkeypatch.setattr(Path, "read_text", told)
+    assert fast_dtype("cpu") == dtype
+
+
+def test_the_fast_dtype_is_float32_where_nothing_is_told_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, *_: Any, **__: Any) -> str:
+        raise OSError(2, "No such file", str(self))
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert fast_dtype("cpu") == "float32"
