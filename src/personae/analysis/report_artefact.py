@@ -22,6 +22,7 @@ __all__ = ["artefact_part"]
 MOST_MAPS = 8  # personas of one file that get a heat map
 _OF_METHOD = (
     "selection", "statistic", "phi", "tokens", "rank_by", "forward", "objective", "own_weight", "rounds", "steps",
+    "step_share",
 )  # fmt: skip
 
 

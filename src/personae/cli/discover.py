@@ -49,6 +49,8 @@ def discover(
     own_weight: Annotated[float, typer.Option(help="β: added weight of the persona's own answers.")] = 0.0,
     rounds: Annotated[int | None, typer.Option(help="Rounds of directed within a budget. Default: 2.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of rounds: so many short steps, each under the mask so far.")] = None,
+    step_share: Annotated[float | None, typer.Option(help="The largest mask that steps wear, a share of the weights. Default: 0.0004.")] = None,
+    pole: Annotated[str | None, typer.Option(help="Find the mask of this pole alone.")] = None,
     generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…; default: sampled from the model.")] = None,
     generic_answers: Annotated[int, typer.Option(help="Generic answers that the price and each probe of the budget read.")] = 24,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
@@ -77,12 +79,14 @@ def discover(
         "drop_share": drop_share, "sparsity": sparsity, "isolated": isolated, "selection": selection,
         "n_m": parse_n_m(n_m), "statistic": statistic, "phi": phi, "tokens": tokens, "rank_by": rank_by,
         "forward": forward, "objective": objective, "own_weight": own_weight, "rounds": rounds, "steps": steps,
-        "seed": seed,
+        "step_share": step_share, "seed": seed,
     }  # fmt: skip
     Settings(**options).checked()  # before anything is loaded
     check_split(context, all_items)
     if cross_fit is not None and all_items:
         raise OptionError("--cross-fit calibrates on everything in the end; it excludes --all-items.")
+    if cross_fit is not None and pole is not None:
+        raise OptionError("--cross-fit measures the masks of both poles; it excludes --pole.")
     with short_warnings():
         data = read_data(contrast, positive=positive, negative=negative, role=role, against=against, format=data_format)
         _check_names(contrast, data, positive, negative)
@@ -101,7 +105,8 @@ def discover(
         )
         artefact = run(
             lm, tokenizer, data, generic=generic_text, generic_answers=generic_answers, targets=targets,
-            split_seed=None if all_items or folds is not None else split_seed, resume=resume, progress=bar, **options,
+            split_seed=None if all_items or folds is not None else split_seed, pole=pole, resume=resume, progress=bar,
+            **options,
         )  # fmt: skip
         if folds is not None:
             artefact = _with_folds(artefact, folds, split_seed)

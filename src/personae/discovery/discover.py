@@ -61,12 +61,13 @@ def discover(
     targets: str | Sequence[str] | None = None,
     split_seed: int | None = 0,
     dev: Contrast | None = None,
+    pole: str | None = None,
     resume: bool = True,
     session: Session | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Artefact:
-    """Find the subnetworks of a contrast's two poles (of a lone persona: its own).
+    """Find the subnetworks of a contrast's two poles (of a lone persona: its own; pole: of this one alone).
 
     options: the fields of `Settings` (method, max_capability_loss, cheap_share, drop_share, sparsity, isolated,
     selection, n_m, …). split_seed: the seed of the 60/20/20 split by question; calibration and dev are used
@@ -76,7 +77,7 @@ def discover(
     likelier that the budget is kept on other text too. session: one that the caller has opened on the calibration part
     (`open_session`), to share its statistics with `evaluate` or another method; its own generic text and targets count.
 
-    Returns an artefact with both poles, their provenance and what was measured on dev. The model is
+    Returns an artefact with the poles, their provenance and what was measured on dev. The model is
     left with its base weights, bit for bit. Errors: `OptionError`, `DataError`, `ModelError`.
     """
     settings = Settings(**options).checked()
@@ -88,10 +89,13 @@ def discover(
                 "give a contrast, or use directed, wanda or sparsegpt."
             )
         lone = contrast
+        if pole not in (None, lone.name):
+            raise OptionError(f"{lone.name!r} is one persona and has no pole {pole!r}: leave the pole out.")
         with progress("answers of the base model", len(lone)) as tick:
             contrast = against_base(model, tokenizer, lone, tick)
     else:
         lone = None
+    asked = (0,) if lone else (0, 1) if pole is None else (_place(contrast, pole),)
     if split_seed is None:
         calibration_part, dev_part, part = contrast, dev or contrast, None
     else:
@@ -111,19 +115,19 @@ def discover(
         _check_session(session, model, tokenizer, calibration_part, settings, generic=generic, targets=targets)
     before = session.seconds_before
     with metered(model.device) as cost:
-        chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), poles=(0,) if lone else (0, 1))
+        chosen = choose(session, settings, encode_contrast(model, tokenizer, dev_part), asked)
     identity = CalibrationIdentity(
         name=contrast.name, sha256=calibration_part.sha256, items=len(calibration_part), licence=contrast.licence,
         split=part,
     )  # fmt: skip
-    poles = [to_masks(choice.dropped) for choice in chosen]
-    both = _kept_by_both(poles, session.size)
+    found = [to_masks(choice.dropped) for choice in chosen]
+    both = _kept_by_both(found, session.size)
     personas = []
-    for pole, (choice, masks) in enumerate(zip(chosen, poles, strict=True)):
+    for side, choice, masks in zip(asked, chosen, found, strict=True):
         zeros = sum(m.dropped for m in masks.values())
         personas.append(
             Subnetwork(
-                name=contrast.poles[pole],
+                name=contrast.poles[side],
                 masks=masks,
                 provenance=Provenance(
                     method=settings.method,
@@ -142,7 +146,7 @@ def discover(
                     licence=contrast.licence,
                 ),
                 description=contrast.description,
-                system_prompt=(contrast.positive_prompt, contrast.negative_prompt)[pole],
+                system_prompt=(contrast.positive_prompt, contrast.negative_prompt)[side],
             )
         )
     if own:
@@ -160,6 +164,12 @@ def discover(
             },
         },
     )
+
+
+def _place(contrast: Contrast, pole: str) -> int:
+    if pole not in contrast.poles:
+        raise OptionError(f"'{contrast.name}' has no pole {pole!r}: choose {' or '.join(contrast.poles)}.")
+    return contrast.poles.index(pole)
 
 
 def _check_session(

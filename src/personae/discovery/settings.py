@@ -44,8 +44,8 @@ class Settings:
     forward: of `directed-forward`, 'lean' or 'separation'.
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
     steps: of `directed` within a budget, in place of rounds: so many short steps, each with gains and costs of a few
-    texts under the mask of the steps before (`steps.stepped`). Their objective is always 'log-sigmoid', and their masks
-    end at 0.05 % of the target weights.
+    texts under the mask of the steps before (`steps.stepped`). Their objective is always 'log-sigmoid'. step_share: the
+    largest mask that steps wear, as a share of the target weights (None: 0.0004); they give masks up to 1.25 times that.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """
@@ -67,6 +67,7 @@ class Settings:
     own_weight: float = 0.0
     rounds: int | None = None
     steps: int | None = None
+    step_share: float | None = None
     seed: int = 0
 
     @property
@@ -110,6 +111,7 @@ class Settings:
             ("--cheap-share", self.cheap_share),
             ("--drop-share", self.drop_share),
             ("--sparsity", self.sparsity),
+            ("--step-share", self.step_share),
         ):
             if share is not None:
                 check_share(share, option)
@@ -161,6 +163,8 @@ class Settings:
                 raise OptionError("--steps belongs to directed within a budget: leave the shares and the sparsity out.")
             if self.rounds is not None:
                 raise OptionError("--steps orders weights in short steps, --rounds in whole passes: give one of them.")
+        elif self.step_share is not None:
+            raise OptionError("--step-share is the largest mask that short steps wear: it needs --steps.")
         fixed = own_share or self.sparsity is not None or self.n_m is not None
         if not fixed and self.max_capability_loss is None:
             return replace(self, max_capability_loss=DEFAULT_BUDGET).checked()

@@ -12,14 +12,14 @@ first; at step t, for the pole it is for:
 3. Scores add up: S ← S + (H − μ_t·C)/√D on the candidates (by 'gain': without √D), C at least 0 for weights not dropped
    (mending the mask is no reason to drop more). What one batch says by chance goes under in the sum; what stays true
    under the mask stays.
-4. M_{t+1}: the weights with the largest S > 0, as many as `SHARE` of the targets by half of the steps, and less before
-   in proportion. So a step drops and gives back.
+4. M_{t+1}: the weights with the largest S > 0, `step_share` of the targets (`SHARE`) by half of the steps, and less
+   before in proportion. So a step drops and gives back.
 5. μ, between μ₀ = `PRICE`·log 2 / budget and `DEAREST` times that: it rises while the loss is above `AIM` of the budget
    and falls while it is below, by e^`RATE` a step at most. The loss is the rise of the negative log-likelihood on the
    texts of the last `WINDOW` steps, the larger of chat answers and plain text.
 
-The last S orders a family of masks that ends a little beyond what steps have worn, at `BEYOND`·`SHARE`, where the order
-still holds; the budget takes the largest of them that keeps its bound.
+The last S orders a family of masks that ends a little beyond what steps have worn, at `BEYOND` times that, where the
+order still holds; the budget takes the largest of them that keeps its bound.
 
 Scores that collect gradients while the mask they make is worn are how subnetworks are found in networks that are not
 trained (edge-popup, Ramanujan et al. 2020, arXiv:1911.13299); there and here no weight changes. Unpaired answers are
@@ -46,7 +46,7 @@ from personae.runtime import wearing
 STEP_PAIRS = 8
 CHAT, EVERY = 4, 2  # chat answers a step; a window of plain text every second one
 LEAST_SLOPE = 0.05
-SHARE = 0.0004  # of the target weights: the largest mask that steps wear
+SHARE = 0.0004  # of the target weights: the largest mask that steps wear where the settings name none
 BEYOND = 1.25  # times that: the largest mask that they give
 AIM, WINDOW = 0.6, 8  # of the budget, whose bound lies higher than the loss; steps
 PRICE, DEAREST, RATE = 0.07, 40.0, 0.15
@@ -60,7 +60,7 @@ def family_of(session: Session, settings: Settings, pole: Pole, cheap_share: flo
 
 
 def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float) -> Family:
-    """The nested masks that `settings.steps` short steps order, up to `BEYOND`·`SHARE` of the target weights.
+    """The nested masks that `settings.steps` short steps order, up to `BEYOND` times the share that steps wear.
 
     The sums are kept now and then, and a killed search goes on from there.
     """
@@ -69,7 +69,8 @@ def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float
     couples = _Couples.of(session, pole, settings)
     candidates = session.candidates(cheap_share)
     session.prepare_price(settings.rank_by)  # before the steps hold gradients
-    most = max(count(SHARE, session.size), 1)
+    share = settings.step_share or SHARE
+    most = max(count(share, session.size), 1)
     lowest = PRICE * math.log(2) / settings.max_capability_loss
     sums = {t.name: torch.zeros(t.shape) for t in session.targets}
     kept = session.checkpoint_of(
@@ -112,7 +113,7 @@ def stepped(session: Session, settings: Settings, pole: Pole, cheap_share: float
     if kept is not None:
         kept.finish(settings.steps, state())
     ranking = rank(sums, candidates)
-    return Family(ranking.drop, min(max(count(BEYOND * SHARE, session.size), 1), len(ranking)), session.size)
+    return Family(ranking.drop, min(max(count(BEYOND * share, session.size), 1), len(ranking)), session.size)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ _SHARED = (
     "seed",
     "max_capability_loss",
 )
-_OF_DIRECTED = ("objective", "own_weight", "steps")
+_OF_DIRECTED = ("objective", "own_weight", "steps", "step_share")
 _NO_STATISTICS = ("magnitude", "random")
 
 
