@@ -313,6 +313,24 @@ def test_tested_items_neither_calibrate_nor_choose(tiny_model: TinyModel, monkey
     assert all(items == dev for key in ("choose", "measure") for items in read[key])
 
 
+def test_one_pole_alone_is_the_one_of_both(tiny_model: TinyModel) -> None:
+    model, tokenizer = tiny_model("llama")
+    contrast = small_contrast(20)
+    both = run(model, tokenizer, contrast, **SHARES["directed"])
+    for pole, prompt in zip(("lead", "follow"), (contrast.positive_prompt, contrast.negative_prompt), strict=True):
+        alone = run(model, tokenizer, contrast, pole=pole, **SHARES["directed"])
+        assert alone.names == (pole,)
+        assert alone[pole].masks == both[pole].masks
+        assert alone[pole].system_prompt == prompt
+        assert "kept_by_both" not in alone[pole].provenance.measured
+        assert alone[pole].provenance.measured["dev_acc"] == both[pole].provenance.measured["dev_acc"]
+    with pytest.raises(OptionError, match="'lead-follow' has no pole 'rule': choose lead or follow"):
+        run(model, tokenizer, contrast, pole="rule", **SHARES["directed"])
+    lone = Persona("solo", tuple(Sample(p.prompt, p.positive) for p in contrast.pairs))
+    with pytest.raises(OptionError, match="'solo' is one persona and has no pole 'lead'"):
+        run(model, tokenizer, lone, pole="lead", **SHARES["directed"])
+
+
 def test_a_dev_set_of_one_s_own(tiny_model: TinyModel) -> None:
     model, tokenizer = tiny_model("llama")
     artefact = run(model, tokenizer, dev=small_contrast(7), **SHARES["directed"])

@@ -30,6 +30,8 @@ EXCLUSIONS: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"steps": 2, "drop_share": 0.1}, ("--steps", "shares")),
     ({"steps": 2, "method": "wanda"}, ("--steps", "directed")),
     ({"steps": 2, "rounds": 1}, ("--steps", "--rounds")),
+    ({"step_share": 0.001}, ("--step-share", "needs --steps")),
+    ({"steps": 2, "step_share": 1.5}, ("--step-share",)),
     ({"rounds": 2, "method": "wanda"}, ("--rounds", "directed")),
     ({"rounds": 2, "isolated": True, "sparsity": 0.5}, ("--rounds", "sparsity")),
     ({"method": "wanda", "n_m": (2, 4), "sparsity": 0.5}, ("--n-m", "--sparsity")),

@@ -230,6 +230,19 @@ def test_the_price_rises_over_the_aim_and_stays_in_its_bounds(price: float, used
     assert abs(math.log(following / price)) <= module.RATE + 1e-9
 
 
+def test_a_share_of_one_s_own_is_worn_and_given(tiny_model: TinyModel) -> None:
+    """With the share of `SHARE` the same masks, with half of it masks that end at half the number."""
+    session = session_on(tiny_model)
+    plain = stepped(session, SETTINGS, 0, SHARE)
+    same, half = (
+        stepped(session, Settings(max_capability_loss=BUDGET, steps=5, step_share=share).checked(), 0, SHARE)
+        for share in (module.SHARE, module.SHARE / 2)
+    )
+    assert same.most == plain.most
+    assert all(torch.equal(same.at(200)[n], dropped) for n, dropped in plain.at(200).items())
+    assert half.most == pytest.approx(plain.most / 2, abs=1)
+
+
 def test_the_mask_grows_until_half_of_the_steps() -> None:
     assert [_number(step, 8, 100) for step in range(8)] == [0, 25, 50, 75, 100, 100, 100, 100]
     assert _number(0, 1, 100) == 0

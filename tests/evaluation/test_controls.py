@@ -140,9 +140,13 @@ def test_shuffled_labels_weigh_own_answers_where_the_persona_did(
 def test_shuffled_labels_take_short_steps_where_the_persona_did(
     model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "SHARE", 0.01)
     model, tokenizer = model_and_tokenizer
-    artefact = discover(model, tokenizer, contrast, generic=generic, steps=3, max_capability_loss=0.5, resume=False)
+    how: dict[str, Any] = {"steps": 3, "max_capability_loss": 0.5, "generic": generic, "resume": False}
+    apart = {
+        pole: discover(model, tokenizer, contrast, pole=pole, step_share=share, **how)
+        for pole, share in (("loud", 0.01), ("quiet", 0.02))
+    }
+    artefact = replace(apart["loud"], personas={pole: made[pole] for pole, made in apart.items()})
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
     seen: list[Any] = []
     real = steps.stepped
@@ -152,7 +156,7 @@ def test_shuffled_labels_take_short_steps_where_the_persona_did(
     assert (row.sparsity_positive, row.sparsity_negative) == (own.sparsity_positive, own.sparsity_negative)
     assert row.cost == own.cost == "3 backwards of 8 pairs"
     assert [pole for _, _, pole, _ in seen] == [0, 1]
-    assert {settings.steps for _, settings, _, _ in seen} == {3}
+    assert [(settings.steps, settings.step_share) for _, settings, _, _ in seen] == [(3, 0.01), (3, 0.02)]
     assert all(calibration != session.calibration for calibration, *_ in seen)
 
 

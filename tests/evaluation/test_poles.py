@@ -19,7 +19,7 @@ from personae.evaluation.poles import (
 )
 from personae.models import find_targets
 from personae.personas import Contrast, split
-from personae.subnetwork import Artefact, CalibrationIdentity
+from personae.subnetwork import Artefact, CalibrationIdentity, Subnetwork
 
 ArtefactOf = Callable[..., Artefact]
 
@@ -61,7 +61,7 @@ def test_settings_take_over_the_budget_or_the_share(
     stepped = artefact_of(model, contrast, max_capability_loss=0.2, cheap_share=0.6, steps=5)
     assert from_artefact(stepped, contrast).cost == "5 backwards of 8 pairs"
     once_more = settings_for("directed", stepped, contrast)
-    assert from_artefact(stepped, contrast).found_by == once_more
+    assert from_artefact(stepped, contrast).found_by == (once_more, once_more)
     assert (once_more.steps, once_more.rounds) == (5, None)
     assert settings_for("wanda", stepped, contrast).steps is None
     assert settings_for("wanda", fixed, contrast).sparsity == fixed["loud"].provenance.sparsity
@@ -91,9 +91,32 @@ def test_settings_leave_out_what_another_method_does_not_read(
     for method in METHODS:
         assert settings_for(method, scored, contrast).unread == ()
     isolated = artefact_of(model, contrast, share=0.3, isolated=True, sparsity=0.3, rank_by="gain", phi="softplus")
-    found = from_artefact(isolated, contrast).found_by  # a file from before such options were refused
-    assert found is not None
+    both = from_artefact(isolated, contrast).found_by  # a file from before such options were refused
+    assert both is not None
+    found = both[0]
     assert (found.isolated, found.rank_by, found.phi) == (True, "gain-per-price", "relu")
+
+
+def test_poles_that_were_found_apart_keep_their_own_settings(
+    model_and_tokenizer: Any, contrast: Contrast, artefact_of: ArtefactOf
+) -> None:
+    """`discover(…, pole=…)` finds one pole by settings of its own; what both took is the sum."""
+    model, _ = model_and_tokenizer
+    how = {"max_capability_loss": 0.2, "cheap_share": 0.6, "steps": 5}
+    wide, plain = artefact_of(model, contrast, step_share=0.01, **how), artefact_of(model, contrast, **how)
+
+    def took(artefact: Artefact, pole: str, seconds: float) -> Subnetwork:
+        part = artefact[pole]
+        measured = {**part.provenance.measured, "seconds_of_discovery": seconds}
+        return replace(part, provenance=part.provenance.model_copy(update={"measured": measured}))
+
+    loud, quiet = took(wide, "loud", 30.0), took(plain, "quiet", 12.0)
+    found = from_artefact(replace(wide, personas={"loud": loud, "quiet": quiet}), contrast)
+    assert found.found_by is not None
+    assert [s.step_share for s in found.found_by] == [0.01, None]
+    assert found.seconds == 42.0
+    together = {"loud": loud, "quiet": took(plain, "quiet", 30.0)}
+    assert from_artefact(replace(wide, personas=together), contrast).seconds == 30.0
 
 
 def test_the_budget_of_controls() -> None:

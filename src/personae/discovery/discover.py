@@ -293,7 +293,7 @@ def _within_budget(session: Session, settings: Settings, dev: Calibration, poles
         if settings.steps and number == family.most and 0 < bound < ROOM * budget:
             warnings.warn(
                 f"short steps end at {number:,} weights ({title}), which cost at most {bound:.3f} of {budget:g} nats a "
-                "token: --rounds can use the rest of the budget.", stacklevel=3,
+                "token: a larger --step-share, or --rounds, can use the rest of the budget.", stacklevel=3,
             )  # fmt: skip
         if read and not number:
             least = min(read)

@@ -44,8 +44,8 @@ class Settings:
     forward: of `directed-forward`, 'lean' or 'separation'.
     rounds: of `directed` within a budget (2 by default): after the first, costs are taken anew at the masked point.
     steps: of `directed` within a budget, in place of rounds: so many short steps, each with gains and costs of a few
-    texts under the mask of the steps before (`steps.stepped`). Their objective is always 'log-sigmoid'. step_share: the
-    largest mask that steps wear, as a share of the target weights (None: 0.0004); they give masks up to 1.25 times that.
+    texts under the mask of the steps before (`steps.stepped`). Their objective is always 'log-sigmoid'. step_share:
+    the largest mask that steps wear, a share of the target weights (None: 0.0004); they give masks up to 1.25 times it.
     objective: 'margin' or 'log-sigmoid' (of the margin); own_weight: β, added weight of log p of the persona's own
     answers.
     """

@@ -64,11 +64,10 @@ def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) 
     """
     items = encode_contrast(bench.model, shared.tokenizer, shared.calibration.shuffled_labels(seed))
     session = shared.session.with_calibration(items)
-    settings = poles.found_by or Settings()
-    if not settings.steps:
-        settings = replace(settings, rounds=1)
+    both = poles.found_by or (Settings(), Settings())
     masks, fewer = [], 0
     for pole, (own, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True)):
+        settings = both[pole] if both[pole].steps else replace(both[pole], rounds=1)
         if cheap is None:
             raise OptionError("--control shuffled repeats directed, and this persona was not found by directed.")
         masks.append(to_masks(family_of(session, settings, pole, cheap).at(dropped(own))))

@@ -48,7 +48,7 @@ class Poles:
     """Masks of both poles under one name. cheap_shares: c of each pole, None where the method has no candidates.
 
     budget: the capability loss it was allowed, None where shares were asked for instead. found_by: the settings
-    that found the masks, where `directed` did.
+    that found the mask of either pole, where `directed` did.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Poles:
     cost: str
     note: str = ""
     peak_bytes: int | None = None
-    found_by: Settings | None = None
+    found_by: tuple[Settings, Settings] | None = None
 
 
 def dropped(masks: Masks) -> int:
@@ -83,17 +83,21 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     records = [p.provenance for p in parts]
     seconds = [r.measured.get("seconds_of_discovery") for r in records]
     peaks = [r.measured.get("peak_bytes_of_discovery") for r in records]
-    settings = settings_for("directed", artefact, contrast) if records[0].method == "directed" else None
+    found_by = None
+    if all(r.method == "directed" for r in records):
+        first, second = (settings_for("directed", artefact, contrast, pole=pole) for pole in contrast.poles)
+        found_by = first, second
+    found_apart = len({s for s in seconds if s is not None}) > 1  # else both masks tell what one run took
     return Poles(
         name=records[0].method if records[0].method == records[1].method else "artefact",
         masks=(parts[0].masks, parts[1].masks),
         cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
         budget=_number(records[0].parameters, "max_capability_loss"),
-        seconds=max((float(s) for s in seconds if isinstance(s, (int, float))), default=None),
-        cost=cost_of(records[0].method, settings.steps if settings else None),
+        seconds=_total([float(s) for s in seconds if isinstance(s, (int, float))], found_apart),
+        cost=cost_of(records[0].method, found_by[0].steps if found_by else None),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
-        found_by=settings,
+        found_by=found_by,
     )
 
 
@@ -111,20 +115,33 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,
-        found_by=settings if settings.method == "directed" else None,
+        found_by=(settings, settings) if settings.method == "directed" else None,
     )
 
 
-def settings_for(method: str, artefact: Artefact | None, contrast: Contrast, budget: float | None = None) -> Settings:
+def _total(seconds: list[float], found_apart: bool) -> float | None:
+    """Of runs that found one pole each the sum, of one run for both what either says; None where nothing is told."""
+    return (sum(seconds) if found_apart else max(seconds)) if seconds else None
+
+
+def settings_for(
+    method: str,
+    artefact: Artefact | None,
+    contrast: Contrast,
+    budget: float | None = None,
+    *,
+    pole: str | None = None,
+) -> Settings:
     """A method's settings to stand beside an artefact: the same budget, or else the same share of weights.
 
-    budget: nats a token, instead of the artefact's. Without either: the default budget.
+    budget: nats a token, instead of the artefact's. Without either: the default budget. pole: the one whose record is
+    read (None: the positive one); poles may have been found apart, by settings of their own.
 
     Errors: `OptionError` for an unknown method.
     """
     if artefact is None:
         return Settings(method=method, max_capability_loss=budget).checked()
-    record = artefact[contrast.positive].provenance
+    record = artefact[pole or contrast.positive].provenance
     taken_over = _SHARED + _OF_DIRECTED if method == "directed" else _SHARED
     shared: dict[str, Any] = {k: record.parameters[k] for k in taken_over if record.parameters.get(k) is not None}
     plain = Settings(method=method)
