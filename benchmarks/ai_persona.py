@@ -126,12 +126,12 @@ def headline(
 
 def _made_so(record: Provenance, calibration: str, asked: Mapping[str, Any]) -> bool:
     """Whether a mask of an earlier run was found from this calibration, within the budget, as it is asked for now."""
-    given = {"steps": None, "own_weight": 0.0, "step_share": None, **record.parameters}
+    plain: dict[str, Any] = {"max_capability_loss": BUDGET, "steps": None, "own_weight": 0.0, "step_share": None}
+    given = {**plain, "max_capability_loss": None, **record.parameters}
     return (
         record.calibration is not None
         and record.calibration.sha256 == calibration
-        and given.get("max_capability_loss") == BUDGET
-        and all(given[k] == v for k, v in {"steps": None, "own_weight": 0.0, "step_share": None, **asked}.items())
+        and all(given[option] == value for option, value in {**plain, **asked}.items())
         and record.versions == versions()
     )
 

@@ -247,7 +247,7 @@ def found_with(method: str, parameters: dict[str, Any], split: str | None) -> Pr
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(), Settings(steps=9, own_weight=1.0), Settings(isolated=True, sparsity=0.4, seed=3),
+        Settings(), Settings(steps=9, own_weight=1.0, step_share=0.001), Settings(isolated=True, sparsity=0.4, seed=3),
         Settings(method="wanda", n_m=(2, 4), statistic="l2", tokens="all"),
         Settings(method="contrastive-wanda", sparsity=0.5, phi="softplus", selection="global"),
         Settings(method="directed-forward", cheap_share=0.5, drop_share=0.01, forward="separation", rank_by="gain"),
@@ -284,6 +284,26 @@ def test_the_command_of_an_artefact_knows_folds_and_legacy_parameters_and_no_spl
     audited = found_with("directed", {"disables": "bold"}, "calibration of the audit's split, seed 0")
     assert command_of(tmp_path, audited, {}) is None
     assert command_of(tmp_path, found_with("union", {}, None), {}) is None
+
+
+def test_the_command_of_poles_that_were_found_apart(tmp_path: Path) -> None:
+    """One pole alone is asked for by its name; two that were found by different options come from no one command."""
+    wide, plain = (
+        found_with("directed", {"max_capability_loss": 0.05, "steps": 9, **more}, "calibration of seed 0")
+        for more in ({"step_share": 0.001}, {})
+    )
+    masks = random_masks(SHAPES, 0.2, 0)
+    artefact(Subnetwork("introvert", masks, wide)).save(tmp_path / "one.persona")
+    assert report([tmp_path / "one.persona"]).parts[0].command == (
+        "personae discover introvert-extravert --method directed --max-capability-loss 0.05 --steps 9 "
+        "--step-share 0.001 --split-seed 0 --pole introvert --seed 0"
+    )
+    for record, command in ((plain, None), (wide, "personae discover")):
+        both = (Subnetwork("introvert", masks, wide), Subnetwork("extravert", masks, record))
+        artefact(*both).save(tmp_path / "m.persona")
+        part = next(p for p in report([tmp_path / "m.persona"]).parts if p.kind != "together")
+        assert (part.command or "")[:17] == (command or "")
+        assert "--pole" not in (part.command or "")
 
 
 def test_an_artefact_whose_source_is_not_built_in_has_no_command(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from personae.analysis.report_pieces import Cell, HeatMap, Part, Table, cell, fl
 from personae.analysis.report_read import Given
 from personae.discovery import METHODS, Settings
 from personae.errors import DataError
-from personae.personas import list_contrasts
+from personae.personas import list_contrasts, load_contrast
 from personae.subnetwork import Artefact, Provenance, Subnetwork
 
 __all__ = ["artefact_part"]
@@ -153,12 +153,17 @@ def _discovered(artefact: Artefact) -> tuple[str | None, str]:
         "makes its masks again."
     )
     same = all(r.method == first.method and r.calibration == first.calibration for r in records)
+    if same and first.method in METHODS:  # poles may have been found apart, by options of their own
+        same = len({(*_method(r),) for r in records}) == 1
     if first.calibration is None or not same or first.calibration.name not in list_contrasts():
         return None, no
     items = _items(first.calibration.split, artefact.metadata)
     if first.method not in METHODS or items is None:  # such as an audit's: its split and its search are its own
         return None, no
     words = ["personae", "discover", first.calibration.name, "--method", first.method, *_method(first), *items]
+    [name, *others] = artefact.personas
+    if not others and name in load_contrast(first.calibration.name).poles:
+        words += ["--pole", name]
     words += ["--seed", str(first.parameters.get("seed", first.seed or 0))]
     return shlex.join(words), (
         "Made from the parameters that the file records, which name neither the generic text, the targets nor the "
