@@ -11,11 +11,14 @@ import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from benchmarks.ai_persona import STEPS
 from benchmarks.common import RESULTS, ROOT
+from benchmarks.frontier import MULTIPLES, multiples
 from benchmarks.readme import HEADINGS, SETS, rounds_table, row_of, table
 from benchmarks.report_inside import inside
 from benchmarks.rivals import CONDITIONS
@@ -126,6 +129,8 @@ def _frontiers() -> Iterator[str]:
         if not found:
             continue
         yield f"## Frontier of {masks}: {title}\n"
+        if absent := _points_left(found["points"], name, STEPS if form else None):
+            yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
         yield "| condition | pole | dropped | acc of the pole | acc_tied | loss plain | loss chat |"
         yield "|---|---|---|---|---|---|---|"
         for p in found["points"]:
@@ -133,6 +138,18 @@ def _frontiers() -> Iterator[str]:
             figures = (f"{p[k][0]:.2f} [{p[k][1]:.2f}, {p[k][2]:.2f}]" for k in ("acc", "acc_tied"))
             yield f"| {p['condition']} | {p['pole']} | {p['share']:.2%} | " + " | ".join((*figures, *losses)) + " |"
         yield f"\n`{found['command']}`\n"
+
+
+def _points_left(points: list[dict[str, Any]], name: str, steps: int | None) -> list[str]:
+    """Conditions of a frontier, with their pole where both have masks of their own, that lack some of their points."""
+    poles = [SETS[name], f"{name}-averse"]
+    wanted = {
+        (condition, pole): len(multiples(condition, steps))
+        for condition in MULTIPLES
+        for pole in (poles if condition in ("directed", "random") else poles[:1])
+    }
+    there = Counter((p["condition"], p["pole"]) for p in points)
+    return [f"{condition} of {pole}" for (condition, pole), n in wanted.items() if there[condition, pole] < n]
 
 
 def _costs() -> Iterator[str]:

@@ -273,3 +273,21 @@ def test_forgetting_takes_a_result_with_its_masks_and_no_other(monkeypatch: pyte
     assert ran == [["benchmarks.a"]]
     assert {p.name for p in tmp_path.iterdir()} == {"b.json", "b.persona", "a_steps.json", "benchmarks"}
     assert not (tmp_path / "benchmarks" / ".parts").exists()
+
+
+def test_the_report_says_which_points_of_a_frontier_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import frontier, report
+
+    every = [
+        {"condition": condition, "pole": pole}
+        for condition in frontier.MULTIPLES
+        for pole in (("power-seeking", "power-averse") if condition in ("directed", "random") else ("power-seeking",))
+        for _ in frontier.multiples(condition, 75)
+    ]
+    assert report._points_left(every, "power", 75) == []
+    assert report._points_left(every[:-1], "power", 75) == ["generic of power-seeking"]
+    some = [p for p in every if p["condition"] in ("magnitude", "generic")]
+    assert report._points_left(some, "power", 75) == [
+        f"{condition} of {pole}" for condition in ("directed", "random") for pole in ("power-seeking", "power-averse")
+    ]
