@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import queue
 import threading
@@ -17,13 +18,13 @@ from personae.runtime.look import BASE, Look, look_of
 from personae.runtime.requests import End, Piece, Request
 
 QUESTION = "What would you do on a free Saturday?"
-LONG = Options(max_new_tokens=400)
+LONG = Options(max_new_tokens=4000)  # seconds of writing: still running whenever this thread comes back to look
 
 
 @pytest.fixture
 def actor(tiny_model, make_artefact) -> OneByOne:
     """A tiny Llama with the personas a, b and c, whose answers end only at their longest."""
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama", max_position_embeddings=4096)
     actor = OneByOne(model, tokenizer)
     actor.add_personas(make_artefact(model, "a", "b", "c"))
     return actor
@@ -53,6 +54,13 @@ def until(condition: Callable[[], object]) -> None:
     """Wait for what another thread does; a test that waits for ever is ended by its time limit."""
     while not condition():
         time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def all_asked_first(actor: OneByOne) -> Iterator[None]:
+    """What is asked in this block is there before a second step, however late this thread comes to ask it."""
+    with actor._turn.held("asking"):  # every step waits for the turn
+        yield
 
 
 def asked(actor, look: Look = BASE, text: str = QUESTION, logprobs: int | None = None, **options) -> Request:
@@ -146,10 +154,11 @@ def test_mixed_looks_share_forwards_and_others_do_not(endless) -> None:
     endless.apart = {"c"}
     with Engine(endless) as engine:
         endless.entered.clear()
-        answers = [
-            engine.ask(asked(endless, look, max_new_tokens=12))
-            for look in (BASE, look_of("a"), look_of("b"), look_of("c"), look_of("c", 0.5))
-        ]
+        with all_asked_first(endless):
+            answers = [
+                engine.ask(asked(endless, look, max_new_tokens=12))
+                for look in (BASE, look_of("a"), look_of("b"), look_of("c"), look_of("c", 0.5))
+            ]
         assert all(end_of(answer).reason == "length" for answer in answers)
         stats = engine.stats()
     assert max(map(len, endless.entered)) == 3
@@ -162,7 +171,7 @@ def test_cohorts_take_turns(endless) -> None:
     """Long answers under one look do not keep another look waiting until they end."""
     endless.apart = {"a", "b", "c"}
     order: list[str] = []
-    with Engine(endless) as engine:
+    with Engine(endless) as engine, all_asked_first(endless):
         for name in "abc":
             look = look_of(name)
 
@@ -179,7 +188,8 @@ def test_cohorts_take_turns(endless) -> None:
 def test_at_most_so_many_rows(endless) -> None:
     with Engine(endless, max_batch=3) as engine:
         endless.entered.clear()
-        answers = [engine.ask(asked(endless, max_new_tokens=6, text=f"{n}?")) for n in range(9)]
+        with all_asked_first(endless):
+            answers = [engine.ask(asked(endless, max_new_tokens=6, text=f"{n}?")) for n in range(9)]
         assert [end_of(answer).reason for answer in answers] == ["length"] * 9
     assert max(map(len, endless.entered)) == 3
 
@@ -188,9 +198,10 @@ def test_at_most_so_many_slots(endless) -> None:
     """20 slots hold two rows of 10, but not three; a request too long for them is written alone."""
     with Engine(endless, max_slots=20) as engine:
         endless.entered.clear()
-        short = [engine.ask(Request((5, 6, 7 + n), BASE, Options(max_new_tokens=7))) for n in range(6)]
-        long = engine.ask(Request((5, 6, 7), BASE, Options(max_new_tokens=30)))
-        more = engine.ask(Request((5, 6, 8), BASE, Options(max_new_tokens=7)))
+        with all_asked_first(endless):
+            short = [engine.ask(Request((5, 6, 7 + n), BASE, Options(max_new_tokens=7))) for n in range(6)]
+            long = engine.ask(Request((5, 6, 7), BASE, Options(max_new_tokens=30)))
+            more = engine.ask(Request((5, 6, 8), BASE, Options(max_new_tokens=7)))
         assert [end_of(answer).completion_tokens for answer in (*short, long, more)] == [7] * 6 + [30, 7]
     assert max(map(len, endless.entered)) == 2
 
@@ -546,8 +557,8 @@ def test_requests_that_the_model_cannot_answer(actor) -> None:
         for tokens, message in (((1, -1), "token -1"), ((vocabulary,), f"token {vocabulary}")):
             with pytest.raises(OptionError, match=message):
                 engine.submit(Request(tokens), Hearing())
-        with pytest.raises(OptionError, match="400 tokens and an answer of 200 do not fit the 512"):
-            engine.submit(Request((5,) * 400, BASE, Options(max_new_tokens=200)), Hearing())
+        with pytest.raises(OptionError, match="4000 tokens and an answer of 200 do not fit the 4096"):
+            engine.submit(Request((5,) * 4000, BASE, Options(max_new_tokens=200)), Hearing())
         with pytest.raises(UnknownPersonaError, match="no persona 'nobody'"):
             engine.submit(Request((5,), look_of("nobody")), Hearing())
         assert engine.stats().accepted == 0
