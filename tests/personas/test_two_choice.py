@@ -78,6 +78,8 @@ def test_answers_in_words_are_taken_as_they_are() -> None:
         ("Lead?", ("a", "b")),
         ("Lead?\nA. Yes\nB. No", ("A. Yes", "B. No")),
         ("Lead?", ("1) Yes\nalways", "2) No")),
+        ("Lead?\n(A) Yes, gladly.\n(B) No.", ("(a)", "(b)")),
+        ("Lead?\n(A) Yes, gladly.\n(B) No.", ("A. Yes, gladly.", "B. No.")),
     ],
 )
 def test_labels_of_other_kinds_are_refused_and_not_scored(question: str, answers: tuple[str, str]) -> None:

@@ -52,7 +52,7 @@ def discover(
     step_share: Annotated[float | None, typer.Option(help="The largest mask that steps wear, a share of the weights. Default: 0.0004.")] = None,
     pole: Annotated[str | None, typer.Option(help="Find the mask of this pole alone.")] = None,
     generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…; default: sampled from the model.")] = None,
-    generic_answers: Annotated[int, typer.Option(help="Generic answers that the price and each probe of the budget read.")] = 24,
+    generic_answers: Annotated[int, typer.Option(help="Generic answers that each probe of the budget reads; the price reads 24 of them at most.")] = 24,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Use so many pairs of the data, chosen by seed.")] = None,
     positive: Annotated[str | None, typer.Option(help="Name of the positive pole.")] = None,

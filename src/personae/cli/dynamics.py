@@ -44,7 +44,7 @@ def dynamics(
     sparsity: Annotated[float | None, typer.Option(help="Share of weights to drop, for the scores.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of directed within a budget. Default: 2.")] = None,
     generic_text: Annotated[str | None, typer.Option(help="Text file, jsonl or hub:…, the same for all. Default: each checkpoint samples its own.")] = None,
-    generic_answers: Annotated[int, typer.Option(help="Generic answers that the price and each probe of the budget read.")] = 24,
+    generic_answers: Annotated[int, typer.Option(help="Generic answers that each probe of the budget reads; the price reads 24 of them at most.")] = 24,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Shell pattern on weight names; may be repeated.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Use so many pairs of the data, chosen by seed.")] = None,
     positive: Annotated[str | None, typer.Option(help="Name of the positive pole.")] = None,

@@ -73,9 +73,10 @@ def discover(
     selection, n_m, …). split_seed: the seed of the 60/20/20 split by question; calibration and dev are used
     here, test is left for evaluation. None: all of `contrast` calibrates, and `dev` (or the contrast itself)
     chooses. generic: generic text, or its source (see `generic_text`); default: sampled from the model.
-    generic_answers: how many of its answers the price and each probe of the budget read; more cost time, and make it
-    likelier that the budget is kept on other text too. session: one that the caller has opened on the calibration part
-    (`open_session`), to share its statistics with `evaluate` or another method; its own generic text and targets count.
+    generic_answers: how many of its answers each probe of the budget reads (the price: 24 at most); more cost time, and
+    make it likelier that the budget is kept on other text too. session: one that the caller has opened on the
+    calibration part (`open_session`), to share its statistics with `evaluate` or another method; its own generic text
+    and targets count.
 
     Returns an artefact with the poles, their provenance and what was measured on dev. The model is
     left with its base weights, bit for bit. Errors: `OptionError`, `DataError`, `ModelError`.

@@ -43,7 +43,7 @@ from personae.personas.rows import rows_of_text
 
 WINDOW = 256  # tokens of a window of plain text
 ANSWER_TOKENS = 96  # longest sampled answer
-READ_ANSWERS = 24  # chat answers that the price and each probe of the budget read
+READ_ANSWERS = 24  # chat answers that each probe of the budget reads by default, and the price at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,10 @@ class GenericText:
     """Plain windows (prompt empty, every token counts) and chat answers; `source` says where they come from.
 
     One half of each, every second text, calibrates (`cheap`), the other half measures (`held_out`). Cheapness is
-    one forward pass and reads its whole half; the price of weights (a backward pass a text) and each probe of the
-    budget read `answers` chat answers of their half and a third as many plain windows. More answers make a
-    budget that was kept here more likely to be kept on other text, and cost time in proportion.
+    one forward pass and reads its whole half; each probe of the budget reads `answers` chat answers of its half and a
+    third as many plain windows, and so does the price of weights (a backward pass a text), but no more than
+    `READ_ANSWERS`. More answers make a budget that was kept here more likely to be kept on other text, and cost time in
+    proportion.
     """
 
     plain: tuple[Encoded, ...]
@@ -116,7 +117,7 @@ def generic_text(
 
     source: None samples from the model (cached); a text file gives plain windows; a jsonl of
     {"text"} and/or {"prompt", "answer"} rows gives either kind; 'hub:owner/name' reads the same rows
-    from the Hub. Whatever kind the source lacks is sampled. answers: how many the price and each probe read
+    from the Hub. Whatever kind the source lacks is sampled. answers: how many each probe of the budget reads
     (`GenericText`); four times as many are gathered, and a third of that of plain windows, unless chat_items and
     plain_items say otherwise. Errors: `DataError` naming file and line; `OptionError` for fewer than one answer.
     """

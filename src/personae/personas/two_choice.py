@@ -68,13 +68,14 @@ def two_choice_pair(row: Row, question: str, matching: str, not_matching: str) -
     match), its first element is taken.
 
     Raises `DataError` for a letter that is not an option, a letter where the question has no
-    options, and equal answers.
+    options, two answers that both begin with a label of another kind, and equal answers.
     """
     bare, options = separate_options(row.text(question))
     if not bare:
         return None
-    answers = _answer(row, matching, options), _answer(row, not_matching, options)
-    if not options:
+    keys = (matching, not_matching)
+    answers = tuple(_answer(row, key, options) for key in keys)
+    if not any(letter_of(row.texts(key)[0]) for key in keys):  # their own text, beside options or without
         labels = [_LABEL.fullmatch(answer.strip()) for answer in answers]
         if all(labels):
             raise DataError(
