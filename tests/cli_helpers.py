@@ -60,10 +60,14 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def start(*words: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """`python -m personae` in a process of its own, which hears Ctrl-C even where a shell runs the tests behind '&'."""
+def start(*words: object, cwd: Path, code: str | None = None, **environment: str) -> subprocess.Popen[str]:
+    """`python -m personae` in a process of its own, which hears Ctrl-C even where a shell runs the tests behind '&'.
+
+    code: Python that runs in its place and calls `personae.cli.main` itself.
+    """
+    program = ("-m", "personae") if code is None else ("-c", code)
     return subprocess.Popen(
-        [sys.executable, "-m", "personae", *map(str, words)], cwd=cwd, text=True, stdin=subprocess.DEVNULL,
+        [sys.executable, *program, *map(str, words)], cwd=cwd, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip

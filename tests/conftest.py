@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -33,6 +34,9 @@ from transformers import (
 
 from personae.errors import ModelError
 
+# No test is about how fast an example is: on a busy machine a thread may be stopped for a second anywhere.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 os.environ.pop("COLUMNS", None)  # of the terminal that started the tests: tables are to be as wide as in a pipe
 
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]

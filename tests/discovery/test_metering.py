@@ -25,7 +25,7 @@ def test_the_peak_of_the_block_alone() -> None:
             time.sleep(0.05)
         assert cost.peak_bytes is not None
         assert cost.peak_bytes < 120 * MEBI
-        assert 0.05 <= cost.seconds < 5
+        assert cost.seconds >= 0.05
         if cost.peak_bytes > 60 * MEBI:
             break
     assert cost.peak_bytes > 60 * MEBI

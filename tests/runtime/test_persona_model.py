@@ -441,12 +441,12 @@ def test_a_block_left_in_another_thread_restores_and_frees(actor) -> None:
     block.__enter__()
     thread = threading.Thread(target=lambda: block.__exit__(None, None, None))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert actor.active == {}
     done = threading.Event()
     threading.Thread(target=lambda: (actor.set_persona("b"), done.set()), daemon=True).start()
-    assert done.wait(10)
+    assert done.wait(60)
 
 
 # -------------------------------------------------------- the default model

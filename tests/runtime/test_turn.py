@@ -8,7 +8,7 @@ import pytest
 from personae.errors import PersonaInUseError
 from personae.runtime.turn import Turn
 
-SOON = 10.0  # seconds that something which must happen may take
+SOON = 60.0  # seconds that something which must happen may take
 NEVER = 0.1  # seconds in which something that must not happen would have happened
 
 

@@ -41,7 +41,7 @@ def test_a_hub_id_is_a_model_id(
 ) -> None:
     service = make_service([persona_file("calm")])
     object.__setattr__(service.settings, "model_id", "owner/tiny")
-    with served(service) as url, httpx.Client(base_url=url) as client:
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/v1/models/owner/tiny:calm").status_code == 200
         assert client.post("/v1/chat/completions", json=CHAT | {"model": "owner/tiny:calm"}).json()["persona"] == "calm"
 
@@ -138,7 +138,10 @@ def test_deleting_what_is_in_use(
 
 
 def test_without_a_folder(make_service: Callable[..., Service], served: Callable[..., Any], persona_file: Any) -> None:
-    with served(make_service([persona_file("calm")], folder=None)) as url, httpx.Client(base_url=url) as client:
+    with (
+        served(make_service([persona_file("calm")], folder=None)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         assert not client.get("/v1/personas/calm").json()["removable"]
         assert client.delete("/v1/personas/calm").status_code == 403
         assert send(client, persona_file("loud")).status_code == 403
@@ -236,7 +239,7 @@ def test_oversize_bodies(make_service: Callable[..., Service], served: Callable[
         for _ in range(size // 100):
             yield b"x" * 100
 
-    with served(service) as url, httpx.Client(base_url=url) as client:
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
         for response in (
             client.post("/v1/chat/completions", json=long),
             client.post("/v1/chat/completions", content=chunks(2000), headers={"Content-Type": "application/json"}),
@@ -257,7 +260,7 @@ def test_keys_over_the_wire(
     make_service: Callable[..., Service], served: Callable[..., Any], persona_file: Any
 ) -> None:
     service = make_service([persona_file("calm")], keys=("sk-right-key",))
-    with served(service) as url, httpx.Client(base_url=url) as client:
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
         for headers in ({}, {"Authorization": "Bearer sk-wrong-key"}):
             response = client.post("/v1/chat/completions", json=CHAT, headers=headers)
             assert response.status_code == 401
@@ -274,13 +277,13 @@ def test_cors_is_off_unless_an_origin_is_named(
 ) -> None:
     ours, theirs = "https://chat.example.org", "https://evil.example"
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
-    with served(make_service()) as url, httpx.Client(base_url=url) as client:
+    with served(make_service()) as url, httpx.Client(base_url=url, timeout=60) as client:
         response = client.options("/v1/models", headers={"Origin": ours, **ask})
         assert "access-control-allow-origin" not in response.headers
         assert "access-control-allow-origin" not in client.get("/v1/models", headers={"Origin": ours}).headers
     with (
         served(make_service(cors_origins=(ours,), keys=("sk-right-key",))) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         response = client.options("/v1/models", headers={"Origin": ours, **ask})
         assert response.status_code == 200

@@ -89,6 +89,7 @@ def page(service: Service, served: Callable[..., Any], visit: Callable[[str], An
 
 
 def expect(found: Any) -> Any:
+    playwright.expect.set_options(timeout=WAIT)  # the page's own default does not reach assertions
     return playwright.expect(found)
 
 

@@ -51,7 +51,7 @@ def ask(operation: Any, mode: schemathesis.GenerationMode, **known: object) -> l
     def send(case: Any) -> None:
         if isinstance(case.body, dict):
             case.body = case.body | known
-        statuses.append(case.call_and_validate(checks=CHECKS).status_code)
+        statuses.append(case.call_and_validate(checks=CHECKS, timeout=60).status_code)
 
     send()
     return statuses

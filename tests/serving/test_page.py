@@ -383,8 +383,7 @@ def test_an_answer_nobody_reads_any_more_is_cancelled(
     for message in page.stream():
         if message["msg"] == "process_generating":
             break
-    eventually(lambda: engine.running == 0)
-    assert engine.ends == ["cancelled"] * 3
+    eventually(lambda: engine.ends == ["cancelled"] * 3)  # also one that was asked after the page had gone
 
 
 @pytest.mark.all

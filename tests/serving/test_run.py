@@ -56,8 +56,8 @@ def test_loopback_without_keys_answers_to_its_own_names(
 ) -> None:
     server = start(*words)
     url = server.url.replace("0.0.0.0", "127.0.0.1")
-    assert httpx.get(f"{url}/v1/models").status_code == 200
-    assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}).status_code == status
+    assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 200
+    assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}, timeout=60).status_code == status
 
 
 def test_brackets_around_ipv6() -> None:
@@ -74,8 +74,8 @@ def test_brackets_around_ipv6() -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_running_answer_is_finished(start: Callable[..., Any], persona_file: Callable[..., Path], sent: int) -> None:
-    server = start(persona_file("calm"), fault=SLOW)
-    assert httpx.get(f"{server.url}/v1/models").status_code == 200
+    server = start(persona_file("calm"), "--drain-seconds", 1000, fault=SLOW)
+    assert httpx.get(f"{server.url}/v1/models", timeout=60).status_code == 200
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=LONG, timeout=60) as response:
         lines = response.iter_lines()
         while not next(lines):
@@ -93,7 +93,7 @@ def test_a_running_answer_is_finished(start: Callable[..., Any], persona_file: C
 
 
 def test_what_takes_too_long_is_cut(start: Callable[..., Any], persona_file: Callable[..., Path]) -> None:
-    server = start(persona_file("calm"), "--drain-seconds", 0, fault=SLOW.replace("0.01", "0.2"))
+    server = start(persona_file("calm"), "--drain-seconds", 0, fault=SLOW.replace("0.01", "2"))
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=LONG, timeout=60) as response:
         lines = response.iter_lines()
         next(lines)
@@ -152,7 +152,7 @@ def test_a_server_killed_in_the_middle_of_an_upload(
     assert [path.name for path in shelf.files()] == ["old.persona"]
 
     server = start("--folder", shelf.path)
-    ids = [persona["id"] for persona in httpx.get(f"{server.url}/v1/personas").json()["data"]]
+    ids = [persona["id"] for persona in httpx.get(f"{server.url}/v1/personas", timeout=60).json()["data"]]
     assert ids == ["calm"]
     assert old.read_bytes() == before
     assert list((shelf.path / ".incoming").iterdir()) == []
