@@ -68,7 +68,9 @@ def _mbti_tuned(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
         from personae.evaluation.suites.mbti_tuning import Tuning
 
         return run(
-            context, dimensions=(dimension,), tuning=Tuning(shares=(0.0005, 0.001, 0.002), max_capability_loss=BUDGET)
+            context,
+            dimensions=(dimension,),
+            tuning=Tuning(shares=(0.00025, 0.0005, 0.001, 0.002), max_capability_loss=BUDGET),
         )
 
     return run_this

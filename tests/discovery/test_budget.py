@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from discovery_data import random_texts
 from personae.discovery import Capability, GenericText, budget, capability, largest_within, loss_bound_of
 from personae.errors import DataError
+from personae.models import Encoded
 
 BUDGET = 0.05
 powers = st.floats(0.5, 2.0)
@@ -60,6 +61,23 @@ def test_a_mask_that_breaks_the_model_is_over_the_budget(broken: float) -> None:
     number, loss = largest_within(lambda n: 1e-4 * n if n < 300 else broken, 10_000, BUDGET, start=5_000)
     assert 0 < number < 300
     assert 0 < loss <= BUDGET
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["plain", "chat"])
+def test_a_text_that_overflows_is_over_the_budget(monkeypatch: pytest.MonkeyPatch, broken: float, kind: str) -> None:
+    """Whichever text it is: `max` passes over what is no number, unless it comes first."""
+    base = likelihoods(1.0, 1.0)
+    worn = likelihoods(broken if kind == "plain" else 1.0, broken if kind == "chat" else 1.0)
+    assert worn.loss(base) == worn.loss_bound(base) == math.inf
+    texts = GenericText((Encoded((), (1, 2)),) * 2, (Encoded((1,), (2,)),), "x")
+
+    def read(_: object, some: list[Encoded]) -> torch.Tensor:
+        kept = worn.chat_texts if some and some[0].prompt else worn.plain_texts
+        return kept[: len(some)]
+
+    monkeypatch.setattr(budget, "answer_nll", read)
+    assert loss_bound_of(torch.nn.Identity(), texts, base, BUDGET) == math.inf
 
 
 def test_a_step_is_bracketed_without_probing_twice() -> None:

@@ -158,6 +158,7 @@ def test_pairs_that_are_won_by_far_are_left_out(tiny_model: TinyModel) -> None:
     own = replace(couples, own_weight=0.5).weighted([0], slopes[:1])
     assert own[0].weights == pytest.approx((0.75, -0.5))
     assert couples.weighted([1], slopes[1:2]) == []
+    assert couples.weighted([0], torch.tensor([math.nan])) == []  # the model overflowed under the mask
 
 
 def test_a_step_in_which_all_is_won_changes_nothing(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,9 @@ def test_few_questions_allow_no_small_p() -> None:
 def test_two_sided_p_counts_zeros_on_both_sides() -> None:
     assert two_sided_p(np.array([1.0, 2.0, 3.0, -1.0])) == pytest.approx(2 * 2 / 5)
     assert two_sided_p(np.array([0.0, 0.0])) == 1.0
+    fifths = np.array([0.1 + 0.2 - 0.3, 0.3 - 0.1 - 0.2])  # 5.6e-17 and -2.8e-17
+    assert fifths.any()
+    assert two_sided_p(fifths) == 1.0
 
 
 @settings(max_examples=30, deadline=None)

@@ -52,6 +52,29 @@ def test_every_weight_is_as_likely_and_seeds_differ() -> None:
     assert random_masks(SHAPES, 6, 1) != random_masks(SHAPES, 6, 2)
 
 
+@pytest.mark.parametrize("number", [3, 15, 27])
+def test_models_larger_than_numpy_draws_from_get_random_masks_too(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Every set of weights is as likely: so is how many fall to each target, beside numpy's own draws."""
+    pools, seeds = np.array([15, 8, 7]), 4000
+    monkeypatch.setattr(controls, "_MOST", 0)
+    found = np.array([controls._shared_out(np.random.default_rng(seed), pools, number) for seed in range(seeds)])
+    assert (found.sum(axis=1) == number).all()
+    assert ((found >= 0) & (found <= pools)).all()
+    expected = np.random.default_rng(0).multivariate_hypergeometric(pools, number, size=100_000)
+    error = expected.std(axis=0) / seeds**0.5
+    assert (np.abs(found.mean(axis=0) - number * pools / 30) < 4.5 * error).all()
+    assert np.abs(found.var(axis=0) / expected.var(axis=0) - 1).max() < 0.15
+    assert dropped(random_masks(SHAPES, number, 0)) == number
+
+
+def test_more_weights_than_numpy_draws_from() -> None:
+    pools = np.array([3 * 10**9, 10**9, 0])
+    counts = controls._shared_out(np.random.default_rng(0), pools, 2_000_000)
+    assert counts.sum() == 2_000_000
+    assert abs(counts[0] - 1_500_000) < 4.5 * (2_000_000 * 0.75 * 0.25) ** 0.5
+    assert counts[2] == 0
+
+
 @pytest.mark.parametrize("method", ["magnitude", "generic"])
 def test_scored_masks_drop_the_lowest_scores(
     model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, method: str
@@ -166,8 +189,25 @@ def test_shuffled_labels_need_candidates(
     model, tokenizer = model_and_tokenizer
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
     artefact = artefact_of(model, contrast, method="wanda")
-    with pytest.raises(OptionError, match="not found by directed"), pytest.warns(UserWarning, match="generic text"):
+    with pytest.raises(OptionError, match="this persona was found by neither"):
         evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session)
+    with pytest.raises(OptionError, match="this persona was found by neither"):
+        evaluate(model, tokenizer, contrast, methods=("wanda",), controls=("shuffled",), session=session)
+
+
+def test_shuffled_labels_repeat_the_method_without_gradients_too(
+    model_and_tokenizer: Any, contrast: Contrast, generic: GenericText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    how: dict[str, Any] = {"method": "directed-forward", "cheap_share": 0.3, "drop_share": 0.01}
+    artefact = discover(model, tokenizer, contrast, generic=generic, resume=False, **how)
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    monkeypatch.setattr(type(session), "signed_gains", None)  # no backward pass
+    result = evaluate(model, tokenizer, contrast, artefact, controls=("shuffled",), session=session, resamples=50)
+    row, own = result["shuffled"], result["directed-forward"]
+    assert (row.sparsity_positive, row.sparsity_negative) == (own.sparsity_positive, own.sparsity_negative)
+    assert row.cost == own.cost == "forward-only"
+    assert row.readings[0].difference != own.readings[0].difference
 
 
 def test_another_personas_masks_are_controls(

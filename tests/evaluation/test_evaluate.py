@@ -14,6 +14,7 @@ import torch
 from personae.discovery import Capability, GenericText, Session, open_session
 from personae.errors import DataError, MaskMismatchError, ModelError, OptionError
 from personae.evaluation import CapabilityText, Evaluation, evaluate, score_items, unread_text
+from personae.evaluation.bench import Bench
 from personae.models import answer_nll, find_targets, fingerprint
 from personae.personas import Contrast, Pair, split
 from personae.subnetwork import Artefact, Mask
@@ -273,6 +274,45 @@ def test_a_session_on_tested_questions_finds_nothing(
             evaluate(model, tokenizer, contrast, artefact_of(model, contrast), session=every, **fitted)
     result = evaluate(model, tokenizer, contrast, session=every, controls=(), resamples=20)  # nothing is found in it
     assert result.data.items == len(test)
+
+
+def test_each_pole_is_asked_what_it_has_read(
+    model_and_tokenizer: Any, contrast: Contrast, artefact_of: Any, generic: GenericText
+) -> None:
+    """Poles may be found apart: one by the split's part, the other on everything, or by set algebra."""
+    model, tokenizer = model_and_tokenizer
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    artefact = artefact_of(model, contrast)
+    own = artefact["quiet"].provenance
+    everything = own.calibration.model_copy(update={"sha256": contrast.sha256, "items": len(contrast), "split": None})
+    for changed, message in (
+        ({"calibration": everything}, "was calibrated on all 60 items"),
+        ({"calibration": None, "method": "union"}, r"what 'quiet' was calibrated on is not recorded \(union\)"),
+    ):
+        quiet = replace(artefact["quiet"], provenance=own.model_copy(update=changed))
+        apart = replace(artefact, personas={"loud": artefact["loud"], "quiet": quiet})
+        with pytest.warns(UserWarning, match=message):
+            result = evaluate(model, tokenizer, contrast, apart, controls=(), session=session, resamples=50)
+        assert len([note for note in result.notes if "calibrated" in note]) == 1
+
+
+def test_rows_that_cannot_be_made_are_refused_before_anything_is_read(
+    tiny_model: Any, model_and_tokenizer: Any, contrast: Contrast, artefact_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = model_and_tokenizer
+    monkeypatch.setattr(Bench, "__init__", lambda *_: 1 / 0)
+    artefact = artefact_of(model, contrast)
+    with pytest.raises(DataError, match="'mask \\+ prompt' needs a persona"):
+        evaluate(model, tokenizer, contrast, rivals=("mask + prompt",))
+    with pytest.raises(DataError, match="has no system prompts"):
+        evaluate(model, tokenizer, replace(contrast, positive_prompt=""), artefact, rivals=("mask + prompt",))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "peft", None)
+        with pytest.raises(OptionError, match="pip install"):
+            evaluate(model, tokenizer, contrast, artefact, rivals=("lora-sft",))
+    other, _ = tiny_model("llama", seed=1)
+    with pytest.raises(MaskMismatchError):
+        evaluate(model, tokenizer, contrast, artefact, other=artefact_of(other, contrast))
 
 
 def test_calibrated_test_items_are_warned_of_and_noted(

@@ -10,7 +10,8 @@ import torch
 from discovery_data import small_contrast, small_generic
 from personae.discovery import Calibration, capability, encode_contrast, mean_log_probabilities
 from personae.errors import DataError, OptionError
-from personae.evaluation.steering import Steering, choose_steering, mean_differences, steered
+from personae.evaluation import steering as module
+from personae.evaluation.steering import Steering, choose_steering, mean_differences, middle_blocks, steered
 from personae.models import find_blocks
 
 
@@ -40,6 +41,24 @@ def test_mean_differences_equal_one_text_at_a_time(tiny_model: Any, architecture
     assert found.shape == (len(find_blocks(model)), expected.shape[1])
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_blocks_that_text_does_not_run_through_are_not_tried(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a vision tower, which may come first."""
+    model, tokenizer = tiny_model("llama")
+    items = encode_contrast(model, tokenizer, small_contrast(5))
+    expected = mean_differences(model, items)
+    blocks = [*(torch.nn.Identity() for _ in range(5)), *find_blocks(model)]
+    monkeypatch.setattr(module, "find_blocks", lambda _: blocks)
+    found = mean_differences(model, items)
+    assert not found[:5].any()
+    assert torch.equal(found[5:], expected)
+    assert middle_blocks(found) == [5 + block for block in middle_blocks(expected)]
+    assert middle_blocks(torch.zeros(3, 2)) == [0]  # answers that are equal: nothing tells where text runs
+
+
+def test_the_middle_blocks_of_a_long_model() -> None:
+    assert middle_blocks(torch.ones(30, 1)) == [3, 7, 11, 15, 19, 23]
 
 
 def test_the_vector_is_added_to_one_block_and_taken_off_again(tiny_model: Any, architecture: str) -> None:

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from personae.errors import PersonaInUseError
+from personae.errors import ModelError, PersonaInUseError
 from personae.runtime import PersonaModel
 from personae.runtime.guards import check_base, guard, is_guarded, unguard
 
@@ -84,6 +84,17 @@ def test_one_wearer_at_a_time(actor, make_artefact, snapshot, same) -> None:
     actor.disable_persona()
     other.set_persona("x")
     assert other.active == {"x": 1.0}
+
+
+def test_a_model_that_drops_out_by_chance_is_not_read(tiny_model) -> None:
+    model, _ = tiny_model("gpt2")
+    check_base(model, "discovery")
+    model.train()
+    with pytest.raises(ModelError, match=r"attn_pdrop 0\.1.*call model\.eval\(\) first"):
+        check_base(model, "discovery")
+    check_base(model, "a masked checkpoint", reads=False)
+    steady, _ = tiny_model("llama")  # nothing is dropped out
+    check_base(steady.train(), "discovery")
 
 
 def test_what_needs_base_weights_refuses_a_worn_model(actor) -> None:

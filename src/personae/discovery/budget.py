@@ -12,7 +12,7 @@ text gives a tighter bound and a stronger mask, less text a weaker one, and eith
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -46,15 +46,20 @@ class Capability:
 
     def loss(self, base: Capability) -> float:
         """The larger rise over `base`, nats a token."""
-        return max(self.plain - base.plain, self.chat - base.chat)
+        return _largest((self.plain - base.plain, self.chat - base.chat))
 
     def loss_bound(self, base: Capability) -> float:
         """The larger of the two upper bounds, rise + `CONFIDENCE` standard errors, nats a token."""
-        return max(rise + CONFIDENCE * error for rise, error in self.rises(base))
+        return _largest(rise + CONFIDENCE * error for rise, error in self.rises(base))
 
     def rises(self, base: Capability) -> tuple[tuple[float, float], tuple[float, float]]:
         """(rise over `base`, its standard error over texts) of plain text and of chat answers, nats a token."""
         return _rise(self.plain_texts, base.plain_texts), _rise(self.chat_texts, base.chat_texts)
+
+
+def _largest(losses: Iterable[float]) -> float:
+    """Infinite where one is no number (`max` might pass it over): a model that overflows is over every budget."""
+    return max(loss if math.isfinite(loss) else math.inf for loss in losses)
 
 
 def _per_token(texts: torch.Tensor) -> float:
@@ -93,7 +98,7 @@ def loss_bound_of(model: PreTrainedModel, text: GenericText, base: Capability, b
         sides.append((texts, before, first, answer_nll(model, [texts[i] for i in first])))
     rises = [(len(first), *_rise(worn, before[first])) for _, before, first, worn in sides]
     if any(number >= FEWEST and rise - CLEARLY * error > budget for number, rise, error in rises):
-        return max(rise + CONFIDENCE * error for _, rise, error in rises)
+        return _largest(rise + CONFIDENCE * error for _, rise, error in rises)
     whole = []
     for texts, before, first, worn in sides:
         rest = [i for i in range(len(texts)) if i % 4]

@@ -214,8 +214,9 @@ def _sampled(
     prompts = [tuple(encode_prompt(tokenizer, p)) for p in _cycled(neutral_prompts(), chat_items)]
     # the prompts as token ids: another tokenizer, template or list of prompts makes another text
     beside = surroundings(model, targets)
+    ends = [end_of_turn(tokenizer), tokenizer.eos_token_id]
     recipe = json.dumps(
-        [fingerprint(targets), beside, str(model.dtype), openings, prompts, seed, WINDOW, ANSWER_TOKENS, 3]
+        [fingerprint(targets), beside, str(model.dtype), openings, prompts, ends, seed, WINDOW, ANSWER_TOKENS, 4]
     )
     path = cache_directory() / "generic" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.json"
     if path.is_file():

@@ -35,7 +35,7 @@ from personae.discovery.resume import Checkpoint
 from personae.discovery.selection import Dropped, count, drop_lowest, drop_n_of_m, drop_ranked, rank, rank_lines
 from personae.discovery.settings import Settings
 from personae.discovery.statistics import Statistics, collect_statistics, site
-from personae.errors import OptionError
+from personae.errors import ModelError, OptionError
 from personae.models import Encoded, Target
 from personae.subnetwork import Mask
 
@@ -148,6 +148,11 @@ class Session:
                     raise OptionError("--objective log-sigmoid weighs pairs; these data are unpaired.")
                 scored = self.base_log_probabilities(self.calibration)
                 margins = (scored[:, 0] - scored[:, 1]) * (1.0 if pole == 0 else -1.0)
+                if not margins.isfinite().all():
+                    raise ModelError(
+                        "the model's log-probabilities of some calibration answers are no finite numbers: load it in "
+                        "bfloat16 or float32."
+                    )
                 weights = torch.sigmoid(-margins).tolist()
             questions = self.calibration.objective(pole, own_weight=settings.own_weight, pair_weights=weights)
             self._other_gains.clear()  # one float32 copy of the targets at a time

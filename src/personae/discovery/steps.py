@@ -166,7 +166,7 @@ class _Couples:
         """
         found = []
         for i, slope in zip(some, slopes.tolist(), strict=True):
-            if slope < LEAST_SLOPE:
+            if not slope >= LEAST_SLOPE:  # or no number: the model overflowed under the mask
                 continue
             both = ((1.0 + self.own_weight) * slope / len(some), -slope / len(some))
             couple = self.couples[i]

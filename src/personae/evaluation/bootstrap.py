@@ -44,7 +44,9 @@ def paired_bootstrap(values: Floats, *, resamples: int = RESAMPLES, seed: int = 
     """Means of resampled questions: values (n,) → (resamples,), values (n, k) → (resamples, k).
 
     All k columns see the same questions in each resample. Sums of wins and halves are exact, so an exact tie of
-    two conditions stays one. Errors: `DataError` without questions, `OptionError` for fewer than 1 resample.
+    two conditions stays one; means over seeds are rounded, see `two_sided_p`.
+
+    Errors: `DataError` without questions, `OptionError` for fewer than 1 resample.
     """
     if not len(values):
         raise DataError("no questions to resample.")
@@ -82,13 +84,18 @@ def margin_over_best_control(
     return Difference(value, *ends(gap, level), two_sided_p(gap, len(persona)))
 
 
+_ROUNDING = 1e-12
+
+
 def two_sided_p(means: Floats, questions: int | None = None) -> float:
     """Twice the smaller share of resamples on either side of zero (zeros on both), each share as (1+k)/(1+R).
+
+    Zero is what differs from it by rounding alone, at most 1e-12: fifths of a win do not add up exactly.
 
     Never below 2^(1−n), n the number of questions (None: many): so much the sign test allows when all n agree. Of few
     questions all resamples lie on one side, whatever chance had its part in it.
     """
-    least = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    least = min(int((means <= _ROUNDING).sum()), int((means >= -_ROUNDING).sum()))
     fewest = 0.0 if questions is None else 2.0 ** (1 - questions)
     return min(1.0, max(2 * (1 + least) / (1 + len(means)), fewest))
 

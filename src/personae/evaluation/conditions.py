@@ -6,6 +6,7 @@ one side only (base, magnitude, generic), both figures come from the same readin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -37,8 +38,8 @@ class Loss:
 
     @property
     def worst(self) -> float:
-        """`capability_loss` of the glossary: the largest over both masks and both texts."""
-        return max(self.values)
+        """`capability_loss` of the glossary: the largest over both masks and both texts; what is no number stays so."""
+        return next((value for value in self.values if not math.isfinite(value)), max(self.values))
 
     @property
     def values(self) -> tuple[float, float, float, float]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from personae.discovery import Session, Settings, choose, encode_contrast, family_of, to_masks
 from personae.errors import OptionError
@@ -18,8 +19,10 @@ from personae.models import Target
 from personae.subnetwork import Artefact, Mask
 
 CONTROLS = ("random", "magnitude", "generic", "opposite")
+Counts = NDArray[np.int64]
 SLOW_CONTROLS = ("shuffled",)  # on request: they calibrate again
 MATCHES = ("sparsity", "loss")
+NOT_DIRECTED = "--control shuffled repeats directed or directed-forward, and this persona was found by neither."
 
 
 def control_conditions(
@@ -64,21 +67,25 @@ def shuffled_control(bench: Bench, shared: Shared, poles: Poles, seed: int = 0) 
     """
     items = encode_contrast(bench.model, shared.tokenizer, shared.calibration.shuffled_labels(seed))
     session = shared.session.with_calibration(items)
-    both = poles.found_by or (Settings(), Settings())
-    masks, fewer = [], 0
+    if poles.found_by is None:
+        raise OptionError(NOT_DIRECTED)
+    masks, fewer, ways = [], 0, []
     for pole, (own, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True)):
-        settings = both[pole] if both[pole].steps else replace(both[pole], rounds=1)
+        settings = poles.found_by[pole]
         if cheap is None:
-            raise OptionError("--control shuffled repeats directed, and this persona was not found by directed.")
+            raise OptionError(NOT_DIRECTED)
+        if not settings.steps:
+            settings = replace(settings, rounds=1)
+        ways.append((f"in {settings.steps} short steps" if settings.steps else "in one round", settings))
         masks.append(to_masks(family_of(session, settings, pole, cheap).at(dropped(own))))
         fewer += dropped(own) - dropped(masks[-1])
     pair = (masks[0], masks[1])
     sides, loss = bench.both("shuffled", pair)
     return Condition(
-        "shuffled", "control", [sides], bench.sparsities(pair), loss, cost=cost_of("directed", settings.steps),
-        seeds=(seed,),
+        "shuffled", "control", [sides], bench.sparsities(pair), loss,
+        cost=" and ".join(dict.fromkeys(cost_of(s.method, s.steps) for _, s in ways)), seeds=(seed,),
         note=f"as many weights{f' less {fewer} that gain nothing' * bool(fewer)}, found from the same pairs with half "
-        f"of the labels exchanged, {f'in {settings.steps} short steps' if settings.steps else 'in one round'}",
+        f"of the labels exchanged, {' and '.join(dict.fromkeys(way for way, _ in ways))}",
     )  # fmt: skip
 
 
@@ -139,8 +146,8 @@ def random_masks(
     hypergeometric), then which, so no list over the whole model is ever made.
     """
     generator = np.random.default_rng(seed)
-    pools = [t.size if candidates is None else int(candidates[t.name].sum()) for t in targets]
-    counts = generator.multivariate_hypergeometric(pools, min(number, sum(pools)), method="marginals")
+    pools = np.array([t.size if candidates is None else int(candidates[t.name].sum()) for t in targets])
+    counts = _shared_out(generator, pools, min(number, int(pools.sum())))
     masks: dict[str, Mask] = {}
     for target, pool, count in zip(targets, pools, counts, strict=True):
         positions = generator.choice(pool, size=int(count), replace=False, shuffle=False)
@@ -148,6 +155,30 @@ def random_masks(
             positions = candidates[target.name].flatten().nonzero().flatten().numpy()[positions]
         masks[target.name] = Mask.from_positions(positions, target.shape)
     return masks
+
+
+_MOST = 10**9  # weights over which numpy draws no multivariate hypergeometric numbers
+
+
+def _shared_out(generator: np.random.Generator, pools: Counts, number: int) -> Counts:
+    """How many of `number` weights, drawn without replacement from all pools together, fall to each."""
+    total = int(pools.sum())
+    if total < _MOST:
+        return np.asarray(generator.multivariate_hypergeometric(pools, number, method="marginals"), dtype=np.int64)
+    # A coin for each weight; then those too many are taken back, or those too few taken, each with the same chance.
+    # Any set of `number` weights stays as likely as any other.
+    counts = generator.binomial(pools, number / total)
+    over = int(counts.sum()) - number
+    given: Counts = counts - np.sign(over) * _few(generator, counts if over > 0 else pools - counts, abs(over))
+    return given
+
+
+def _few(generator: np.random.Generator, pools: Counts, number: int) -> Counts:
+    """The same for a number that is small beside the pools: places are drawn until so many differ."""
+    ends, places = np.cumsum(pools), np.empty(0, dtype=np.int64)
+    while len(places) < number:
+        places = np.unique(np.append(places, generator.integers(ends[-1], size=number - len(places))))
+    return np.bincount(np.searchsorted(ends, places, side="right"), minlength=len(pools))
 
 
 def scored_masks(session: Session, method: str, number: int) -> Masks:

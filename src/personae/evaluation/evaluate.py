@@ -15,16 +15,24 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personae.discovery import METHODS, Progress, Session, silent, versions
+from personae.discovery import METHODS, Progress, Session, Settings, silent, versions
 from personae.errors import OptionError
 from personae.evaluation.bench import Bench
 from personae.evaluation.bootstrap import RESAMPLES
 from personae.evaluation.capability_texts import CapabilityText, unread_text
 from personae.evaluation.conditions import make_row, with_claims
-from personae.evaluation.controls import CONTROLS, MATCHES, SLOW_CONTROLS, control_conditions, other_controls
-from personae.evaluation.poles import check_artefact, discovered, from_artefact, overlap_warning, settings_for
+from personae.evaluation.controls import (
+    CONTROLS,
+    MATCHES,
+    NOT_DIRECTED,
+    SLOW_CONTROLS,
+    control_conditions,
+    other_controls,
+)
+from personae.evaluation.finetune import check_finetune
+from personae.evaluation.poles import check_artefact, discovered, from_artefact, read_before, settings_for
 from personae.evaluation.results import DataRecord, Evaluation, ModelRecord, TextRecord
-from personae.evaluation.rivals import RIVALS, rival_conditions
+from personae.evaluation.rivals import RIVALS, check_prompted, rival_conditions
 from personae.evaluation.scoring import ItemScores, baselines, doubts, encode_items
 from personae.evaluation.shared import Shared, check_apart, check_unread
 from personae.models import Target, answer_lead, find_targets, fingerprint, render_prompt
@@ -79,6 +87,7 @@ def evaluate(
     """
     _check(methods, controls, match, rivals, random_seeds, resamples)
     _check_parts(methods, controls, rivals, split_seed, calibration, dev)
+    _check_rows(contrast, artefact, methods, controls, rivals)
     check_base(model, "evaluation")
     test = contrast if split_seed is None else split(contrast, seed=split_seed).test
     for use, part in (("calibration", calibration), ("dev", dev)):
@@ -89,9 +98,10 @@ def evaluate(
     notes: list[str] = []
     if artefact is not None:
         check_artefact(artefact, contrast, model, every, allow_other_weights=allow_other_weights)
-        calibrated = artefact[contrast.positive].provenance.calibration
-        if calibration is None or calibrated is None or calibrated.sha256 != calibration.sha256:
-            _warn(notes, overlap_warning(calibrated, contrast, test, split_seed))
+        for doubt in dict.fromkeys(read_before(artefact, contrast, test, split_seed, calibration)):
+            _warn(notes, doubt)
+    if other is not None:
+        PersonaModel(model, targets=every).add_personas(other, allow_other_weights=allow_other_weights)  # checks it
     calibrating = [*methods, *(set(rivals) - {"mask + prompt"}), *(set(controls) & set(SLOW_CONTROLS))]
     if session is not None and calibrating:
         check_unread(session, items.questions)
@@ -102,6 +112,8 @@ def evaluate(
         bench = Bench(model, targets, items, text, progress)
     elif bench.items.questions != items.questions or bench.text.sha256 != text.sha256 or bench.model is not model:
         raise OptionError("the bench was read on another model, on other items or on another text.")
+    elif [t.name for t in bench.targets] != [t.name for t in targets]:
+        raise OptionError("the bench was made for other targets: make it anew, or leave it out.")
 
     conditions = [bench.bare()]
     if system_prompt:
@@ -121,13 +133,13 @@ def evaluate(
         poles = personas[0] if personas else None
         conditions += rival_conditions(bench, shared, tokenizer, test, rivals, poles=poles, measured=measured)
     conditions += read
-    if personas and controls:
+    if personas and (controls or rivals):
         _warn(notes, shared.other_text())
+    if personas and controls:
         conditions += control_conditions(
             bench, shared, personas[0], read[0], controls=controls, match=match, random_seeds=random_seeds
         )
     if other is not None:
-        PersonaModel(model, targets=every).add_personas(other, allow_other_weights=allow_other_weights)  # checks it
         conditions += other_controls(bench, other)
     if controls and not personas:
         notes.append("no controls: they drop as many weights as a persona does, and there is no persona here.")
@@ -204,6 +216,25 @@ def _check_parts(
             raise OptionError(f"--method {where}: give --split-seed, or an artefact alone.")
     elif dev is None and (methods or "steering" in rivals):
         raise OptionError("--method and --rival steering choose on dev items: give dev beside calibration.")
+
+
+def _check_rows(
+    contrast: Contrast,
+    artefact: Artefact | None,
+    methods: Sequence[str],
+    controls: Sequence[str],
+    rivals: Sequence[str],
+) -> None:
+    """What a row needs is there: asked before hours of work, not when its turn comes."""
+    if "mask + prompt" in rivals:
+        check_prompted(contrast, masks=artefact is not None or bool(methods))
+    if any(rival.startswith("lora-") for rival in rivals):
+        check_finetune()
+    if "shuffled" in controls and (artefact is not None or methods):
+        parts = [] if artefact is None else [artefact[pole] for pole in contrast.poles if pole in artefact.names]
+        ways = [part.provenance.method for part in parts] or list(methods[:1])
+        if not all(way in METHODS and Settings(method=way).by_candidates for way in ways):
+            raise OptionError(NOT_DIRECTED)
 
 
 def _warn(notes: list[str], note: str | None) -> None:

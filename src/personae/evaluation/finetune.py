@@ -52,6 +52,14 @@ class Trained:
     backwards: int
 
 
+def check_finetune() -> None:
+    """peft is installed. Errors: `OptionError`."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise OptionError('LoRA rows need the extra: pip install "personae[finetune]".') from error
+
+
 @contextlib.contextmanager
 def adapters_on(
     model: PreTrainedModel, targets: Sequence[Target], recipe: Recipe, names: Sequence[str]
@@ -61,10 +69,9 @@ def adapters_on(
     Every module, every weight and every `requires_grad` is as before when the block ends. Errors: `OptionError`
     when peft is not installed.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise OptionError('LoRA rows need the extra: pip install "personae[finetune]".') from error
+    check_finetune()
+    from peft import LoraConfig, get_peft_model
+
     before = [(p, p.requires_grad) for p in model.parameters()]
     modules = sorted({t.module_name for t in targets if t.expert is None})
     config = LoraConfig(

@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class Kept:
         """Where a part lies, or would. name: for people; decided: what decides this part beside the frame."""
         if self.folder is None:
             return None
-        key = json.dumps([name, decided, self.frame, versions()], sort_keys=True)
+        key = json.dumps([name, decided, self.frame, versions(), _beside()], sort_keys=True)
         readable = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.")
         return self.folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
 
@@ -69,6 +71,16 @@ class Kept:
                     f"cannot make the folder {self.folder}: {error.strerror}. Name another: --resume where that option "
                     "is, or the environment variable PERSONAE_CACHE."
                 ) from error
+
+
+@cache
+def _beside() -> dict[str, str]:
+    """Versions of what else decides a part: random draws, adapters, retrieval."""
+    found = {}
+    for package in ("numpy", "peft", "bm25s"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def hash_of(content: object) -> str:

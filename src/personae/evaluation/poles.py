@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ class Poles:
     """Masks of both poles under one name. cheap_shares: c of each pole, None where the method has no candidates.
 
     budget: the capability loss it was allowed, None where shares were asked for instead. found_by: the settings
-    that found the mask of either pole, where `directed` did.
+    that found the mask of either pole, where `directed` or `directed-forward` did.
     """
 
     name: str
@@ -84,8 +84,11 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     seconds = [r.measured.get("seconds_of_discovery") for r in records]
     peaks = [r.measured.get("peak_bytes_of_discovery") for r in records]
     found_by = None
-    if all(r.method == "directed" for r in records):
-        first, second = (settings_for("directed", artefact, contrast, pole=pole) for pole in contrast.poles)
+    if all(r.method in METHODS and Settings(method=r.method).by_candidates for r in records):
+        first, second = (
+            settings_for(r.method, artefact, contrast, pole=pole)
+            for r, pole in zip(records, contrast.poles, strict=True)
+        )
         found_by = first, second
     found_apart = len({s for s in seconds if s is not None}) > 1  # else both masks tell what one run took
     return Poles(
@@ -94,7 +97,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
         cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
         budget=_number(records[0].parameters, "max_capability_loss"),
         seconds=_total([float(s) for s in seconds if isinstance(s, (int, float))], found_apart),
-        cost=cost_of(records[0].method, found_by[0].steps if found_by else None),
+        cost=" and ".join(dict.fromkeys(cost_of(r.method, _whole(r.parameters, "steps")) for r in records)),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
         found_by=found_by,
@@ -115,7 +118,7 @@ def discovered(session: Session, settings: Settings, dev: Calibration, name: str
         cost=cost_of(settings.method, settings.steps),
         note="statistics that methods share are timed with the first that needs them",
         peak_bytes=cost.peak_bytes,
-        found_by=(settings, settings) if settings.method == "directed" else None,
+        found_by=(settings, settings) if settings.by_candidates else None,
     )
 
 
@@ -190,6 +193,31 @@ def check_artefact(
     actor.add_personas(artefact, names=contrast.poles, allow_other_weights=allow_other_weights)
 
 
+def read_before(
+    artefact: Artefact,
+    contrast: Contrast,
+    test: Contrast,
+    split_seed: int | None,
+    calibration: Contrast | None = None,
+) -> Iterator[str]:
+    """What is to be said of each pole about test items that its discovery may have read; poles may be found apart.
+
+    calibration: what calibrates in place of a split's part: an artefact made from it has read nothing else.
+    """
+    for pole in contrast.poles:
+        record = artefact[pole].provenance
+        identity = record.calibration
+        if identity is None and record.method not in _NO_STATISTICS and record.method != "generic":
+            yield (
+                f"what '{pole}' was calibrated on is not recorded ({record.method}): whether test items were among it "
+                "is not known."
+            )
+        elif identity is not None and (calibration is None or identity.sha256 != calibration.sha256):
+            told = overlap_warning(identity, contrast, test, split_seed)
+            if told is not None:
+                yield told
+
+
 def overlap_warning(
     identity: CalibrationIdentity | None, contrast: Contrast, test: Contrast, split_seed: int | None
 ) -> str | None:
@@ -233,6 +261,11 @@ def _seed_of(identity: CalibrationIdentity, split_seed: int | None) -> int | Non
     """The seed of the artefact's split ('calibration of seed 0'), else the one asked for."""
     found = re.fullmatch(r"calibration of seed (-?\d+)", identity.split or "")
     return int(found[1]) if found else split_seed
+
+
+def _whole(parameters: Mapping[str, Any], key: str) -> int | None:
+    value = parameters.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _number(parameters: Mapping[str, Any], key: str) -> float | None:

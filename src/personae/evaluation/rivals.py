@@ -1,7 +1,8 @@
 """What else could make the model answer like the persona: rows to set beside the masks.
 
-Each is real and gets what the masks get: the same calibration items, the same dev items to choose on, the same budget
-where it has a strength to choose, the same test items. docs/methods.md section 6.
+Each is real and gets the same calibration items, the same budget where it has a strength to choose, and the same test
+items. Steering chooses its block on the same dev items; adapters are trained by one recipe, and only their scale is
+searched. docs/methods.md section 6.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def rival_conditions(
     """The rows asked for, in the order of RIVALS. poles, measured: the first persona row's masks and its loss."""
     found: list[Condition] = []
     if "mask + prompt" in rivals:
-        if poles is None:
-            raise DataError("the row 'mask + prompt' needs a persona: give an artefact, or --method.")
+        check_prompted(test, masks=poles is not None)
+        assert poles is not None
         found.append(masked_and_prompted(bench, tokenizer, test, poles))
     if "retrieval" in rivals:
         found.append(retrieval(bench, shared, tokenizer, test))
@@ -54,11 +55,17 @@ def rival_conditions(
     return found
 
 
+def check_prompted(test: Contrast, *, masks: bool) -> None:
+    """The row 'mask + prompt' has masks and prompts. Errors: `DataError`."""
+    if not masks:
+        raise DataError("the row 'mask + prompt' needs a persona: give an artefact, or --method.")
+    if not (test.positive_prompt and test.negative_prompt):
+        raise DataError(f"'{test.name}' has no system prompts, so there is no row 'mask + prompt'.")
+
+
 def masked_and_prompted(bench: Bench, tokenizer: PreTrainedTokenizerBase, test: Contrast, poles: Poles) -> Condition:
     """Each pole's mask together with its system prompt."""
     prompts = (test.positive_prompt, test.negative_prompt)
-    if not all(prompts):
-        raise DataError(f"'{test.name}' has no system prompts, so there is no row 'mask + prompt'.")
     asked = [encode_items(bench.model, tokenizer, test, prompt) for prompt in prompts]
     sides = []
     for masks, items in zip(poles.masks, asked, strict=True):
@@ -92,7 +99,7 @@ def steering(bench: Bench, shared: Shared, budget: float) -> Condition:
         with bench.progress("steering vectors", len(session.calibration.positive) * 2) as tick:
             vectors = mean_differences(bench.model, session.calibration, tick=tick)
         for side, sign in (("+", 1), ("-", -1)):
-            with bench.progress(f"steering, {side} pole: blocks", len(middle_blocks(len(vectors)))) as tick:
+            with bench.progress(f"steering, {side} pole: blocks", len(middle_blocks(vectors))) as tick:
                 chosen.append(
                     choose_steering(bench.model, vectors, text, shared.dev, sign=sign, budget=budget, tick=tick)
                 )

@@ -2,8 +2,8 @@
 
 After Rimsky et al. 2023 (CAA, arXiv 2312.06681). For every block, v = mean over pairs of (the mean output of the
 block over the answer's tokens, y⁺) − (the same, y⁻). Steering adds coefficient · v to the block's output at
-every position. Which block and how much is chosen as for a mask: the largest coefficient within the capability
-budget, and among blocks what does best on dev.
+every position, those of the prompt too, as a mask is worn for all of them. Which block and how much is chosen as
+for a mask: the largest coefficient within the capability budget, and among blocks what does best on dev.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Steering:
 def mean_differences(
     model: PreTrainedModel, calibration: Calibration, *, tick: Callable[[int], None] | None = None
 ) -> torch.Tensor:
-    """v of every block, (blocks, hidden) float32 on the CPU. Errors: `DataError` where a pole has no answers."""
+    """v of every block, (blocks, hidden) float32 on the CPU; 0 for blocks that text does not run through.
+
+    Errors: `DataError` where a pole has no answers.
+    """
     if not calibration.positive or not calibration.negative:
         raise DataError("steering needs answers of both poles.")
     means = [_mean_outputs(model, side, tick) for side in (calibration.positive, calibration.negative)]
@@ -81,7 +84,8 @@ def _mean_outputs(model: PreTrainedModel, texts: Sequence[Encoded], tick: Callab
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([s for s in sums if s is not None]) / len(texts)
+    [unread, *_] = [torch.zeros_like(s) for s in sums if s is not None]  # of another tower, such as a vision model's
+    return torch.stack([unread if s is None else s for s in sums]) / len(texts)
 
 
 def _hidden(output: Any) -> torch.Tensor:
@@ -112,9 +116,11 @@ def steered(model: PreTrainedModel, steering: Steering) -> Iterator[None]:
         handle.remove()
 
 
-def middle_blocks(number: int) -> list[int]:
-    """Every fourth block of the middle three quarters, of `number` blocks."""
-    return list(range(number // 8, number - number // 8, 4)) or [number // 2]
+def middle_blocks(vectors: torch.Tensor) -> list[int]:
+    """Every fourth block of the middle three quarters of those that text runs through (v is not 0)."""
+    ran = [block for block, v in enumerate(vectors) if v.any()] or list(range(len(vectors)))
+    number = len(ran)
+    return ran[number // 8 : number - number // 8 : 4] or [ran[number // 2]]
 
 
 def choose_steering(
@@ -135,7 +141,7 @@ def choose_steering(
     are compared, each at the coefficient whose loss on a quarter of the text keeps the budget; then the best
     `FINALISTS`, each at the coefficient that keeps it by the upper bound on all of the text, as a mask does.
     """
-    tried = middle_blocks(len(vectors)) if blocks is None else blocks
+    tried = middle_blocks(vectors) if blocks is None else blocks
     quarter = replace(text, plain=text.plain[::4], chat=text.chat[::4])
     base, base_of_quarter = capability(model, text), capability(model, quarter)
 

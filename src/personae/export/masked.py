@@ -40,7 +40,7 @@ def masked_state_dict(
     Errors: `PersonaInUseError` while a persona is worn; `MaskMismatchError` for masks of another model; `ModelError`
     for weights that are no plain numbers (quantised or offloaded).
     """
-    check_base(model, "a masked checkpoint")
+    check_base(model, "a masked checkpoint", reads=False)
     by_name = {target.name: target for target in targets}
     check_masks(by_name, masks)
     copies: dict[int, torch.Tensor] = {}

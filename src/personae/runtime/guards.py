@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from torch import nn
+from transformers import PreTrainedConfig
 
-from personae.errors import PersonaInUseError
+from personae.errors import ModelError, PersonaInUseError
 
 __all__ = ["guard", "is_guarded", "modules_of", "unguard"]
 
@@ -93,12 +94,32 @@ def unguard(model: nn.Module) -> None:
     model.__dict__.pop(_GUARDED, None)
 
 
-def check_base(model: nn.Module, operation: str) -> None:
-    """Raise `PersonaInUseError` if the model wears a persona: masked weights would be taken for the model's own."""
+def check_base(model: nn.Module, operation: str, *, reads: bool = True) -> None:
+    """Raise `PersonaInUseError` if the model wears a persona: masked weights would be taken for the model's own.
+
+    reads: it also runs the model, whose answers must not turn on chance: `ModelError` for one in training mode that
+    drops out activations.
+    """
     if is_guarded(model):
         raise PersonaInUseError(
             f"{operation} needs the base weights, but a persona is worn: call disable_persona() first."
         )
+    if reads and model.training and (chances := _dropout(model)):
+        raise ModelError(
+            f"{operation} reads the model, but it is in training mode, where it drops out activations by chance "
+            f"({', '.join(chances)}): call model.eval() first."
+        )
+
+
+def _dropout(model: nn.Module) -> list[str]:
+    """The probabilities of dropout in its configuration that are not zero."""
+    told = getattr(model, "config", None)
+    numbers = told.get_text_config().to_dict() if isinstance(told, PreTrainedConfig) else {}
+    return [
+        f"{name} {value}"
+        for name, value in sorted(numbers.items())
+        if "drop" in name and not name.startswith(("classifier", "summary")) and isinstance(value, float) and value > 0
+    ]
 
 
 def is_guarded(model: nn.Module) -> bool:

@@ -27,7 +27,7 @@ from personae.discovery.generic import generate, neutral_prompts
 from personae.errors import OptionError
 from personae.evaluation.controls import random_masks
 from personae.evaluation.kept import hash_of
-from personae.evaluation.poles import Poles, check_artefact, dropped, from_artefact, overlap_warning
+from personae.evaluation.poles import Poles, check_artefact, dropped, from_artefact, read_before
 from personae.evaluation.shared import Shared
 from personae.evaluation.suites.capability_tasks import chosen
 from personae.evaluation.suites.capability_text import ANSWER_TOKENS, GRAM, left_padded, stops_of, until
@@ -114,7 +114,7 @@ def run(
         anchors = references(context, parts.calibration, numbers["references"])
         judges.append(similarity_judge(context, embedder, anchors, known, written))
     cautions = (
-        overlap_warning(artefact[contrast.positive].provenance.calibration, contrast, parts.test, split_seed),
+        *dict.fromkeys(read_before(artefact, contrast, parts.test, split_seed)),
         _other_text(context, poles, shared),
     )
     if session is None and "session" in shared.__dict__:
