@@ -118,11 +118,28 @@ def summary() -> dict[str, float]:
         kept = _read(result)
         if kept and kept["figures"].get(figure) is not None:
             flat[key] = _value(kept["figures"][figure])
+    for dimension in ("EI", "SN", "JP"):
+        flat |= _tuned(dimension)
     if both := [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}-steps"))]:
         # The worst headline mask: of an accuracy the lowest, of what should stay where it is the farthest.
         flat["capability.hellaswag_change"] = min(_value(kept["figures"]["hellaswag_change"]) for kept in both)
         flat["capability.mmlu_gold_logprob_change"] = max((c for kept in both for c in _gold_letters(kept)), key=abs)
     return flat
+
+
+def _tuned(dimension: str) -> dict[str, float]:
+    """MBTI masks whose blocks and share dev chose, beside the ceiling that adapters reach on the same rows."""
+    tuned, plain = _read(f"suite_mbti-tuned-{dimension}"), _read(f"suite_mbti-{dimension}")
+    if not tuned:
+        return {}
+    auc = _value(tuned["figures"][f"{dimension}.auc"])
+    found = {f"mbti.{dimension}.tuned_auc": auc}
+    answers = f"{dimension}.test_answers"
+    same = plain and tuned["data"] == plain["data"] and tuned["figures"][answers] == plain["figures"][answers]
+    ceiling = plain["figures"].get(f"{dimension}.auc_ceiling") if plain and same else None
+    if ceiling is not None:
+        found[f"mbti.{dimension}.tuned_auc_over_ceiling"] = auc / _value(ceiling)
+    return found
 
 
 def _gold_letters(capability: dict[str, Any]) -> list[float]:
