@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ from personae.discovery import (
 )
 from personae.discovery.selection import Dropped, count
 from personae.discovery.session import COST_WEIGHT, row_ranks
-from personae.errors import OptionError
+from personae.errors import ModelError, OptionError
 
 TinyModel = Callable[..., tuple[Any, Any]]
 
@@ -250,6 +251,10 @@ def test_log_sigmoid_weighs_the_pairs_that_are_not_won_yet(tiny_model: TinyModel
         assert all(torch.allclose(found[n], expected[n], atol=1e-6) for n in expected)
     with pytest.raises(OptionError, match="unpaired"):
         session_on(tiny_model, paired=False).signed_gains(Settings(objective="log-sigmoid"), 0)
+    session._base[session.calibration] = torch.full((5, 2), math.nan)  # as of a model that overflows
+    session._other_gains.clear()
+    with pytest.raises(ModelError, match="no finite numbers"):
+        session.signed_gains(Settings(objective="log-sigmoid"), 0)
 
 
 def test_seconds_before_are_those_of_killed_runs_alone(tiny_model: TinyModel, own_cache: Path) -> None:
