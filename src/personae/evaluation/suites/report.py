@@ -87,12 +87,14 @@ def suite_to_rich(result: SuiteResult) -> RenderableType:
 
 
 def shown(cell: Cell) -> str:
-    """'0.83 [0.77, 0.88]' of an estimate, three decimals of a number, '–' of nothing."""
+    """'0.83 [0.77, 0.88]' of an estimate, three decimals of a number (of a smaller one two digits), '–' of nothing."""
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return "–"
     if isinstance(cell, Estimate | Difference):
         return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.2g}" if 0 < abs(cell) < 0.001 else f"{cell:.3f}"  # a share of 0.00025 is not 0.000
 
 
 def _line(cells: Any) -> str:
