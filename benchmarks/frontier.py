@@ -50,8 +50,11 @@ def families(
         record = artefact[name]
         size, cheap = sum(m.dropped for m in record.masks.values()), float(record.provenance.parameters["cheap_share"])
         if "directed" in only:
-            own_weight = float(record.provenance.parameters.get("own_weight", 0.0))
-            settings = Settings(max_capability_loss=BUDGET, steps=steps, own_weight=own_weight).checked()
+            kept = record.provenance.parameters
+            settings = Settings(
+                max_capability_loss=BUDGET, steps=steps, own_weight=float(kept.get("own_weight", 0.0)),
+                step_share=kept.get("step_share"),
+            ).checked()  # fmt: skip
             family = family_of(session, settings, pole, cheap)
             if record.provenance.parameters.get("round") == 2:
                 # A second round starts from a mask of about the final size; the headline's is one.
