@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -290,4 +290,26 @@ def test_the_report_says_which_points_of_a_frontier_are_missing(monkeypatch: pyt
     some = [p for p in every if p["condition"] in ("magnitude", "generic")]
     assert report._points_left(some, "power", 75) == [
         f"{condition} of {pole}" for condition in ("directed", "random") for pole in ("power-seeking", "power-averse")
+    ]
+
+
+def test_the_frontier_orders_by_the_settings_that_found_each_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pole's steps, own weight and share worn: one pole of wealth-seeking wears twice the default."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import frontier
+
+    def record(**parameters: Any) -> SimpleNamespace:
+        given = {"cheap_share": 0.6, "own_weight": 1.0, **parameters}
+        return SimpleNamespace(masks={}, provenance=SimpleNamespace(parameters=given))
+
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(frontier, "family_of", lambda _, settings, pole, cheap: seen.append((settings, pole, cheap)))
+    artefact: Any = {"rich": record(step_share=0.0008), "poor": record()}
+    contrast: Any = SimpleNamespace(poles=("rich", "poor"))
+    session: Any = object()
+    made = [f[:3] for f in frontier.families(session, contrast, artefact, ("directed",), 75)]
+    assert made == [("directed", 0, 0), ("directed", 1, 0)]
+    assert [(s.steps, s.own_weight, s.step_share, s.objective, pole, cheap) for s, pole, cheap in seen] == [
+        (75, 1.0, 0.0008, "log-sigmoid", 0, 0.6),
+        (75, 1.0, None, "log-sigmoid", 1, 0.6),
     ]
