@@ -27,7 +27,9 @@ from personae.discovery import Settings
 from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict, suite_to_markdown
 from personae.subnetwork import Artefact
 
-MBTI_STEPS = 60  # of eight couples each: 120 answers a pole four times
+MBTI_STEPS = 30  # of eight couples each: 120 answers a pole twice
+MBTI_STEP_SHARE = 0.001  # of the weights of the blocks that they are confined to
+MBTI_RANDOM_SEEDS = 5
 
 
 def committed_masks(names: Sequence[str] = SETS, steps: int | None = None) -> list[Artefact]:
@@ -46,7 +48,7 @@ def _ai_persona(context: SuiteContext) -> SuiteResult:
     return run(context, ("hallucination", "survival-instinct", "myopic-reward", "corrigible"), pairs=200)
 
 
-def _mbti(dimensions: tuple[str, ...], steps: int | None = None) -> Callable[[SuiteContext], SuiteResult]:
+def _mbti(dimensions: tuple[str, ...]) -> Callable[[SuiteContext], SuiteResult]:
     """Masks as the product finds them, within a budget: a fixed share of 0.2 % cost S/N 0.22 and 0.69 nats a token."""
 
     def run_these(context: SuiteContext) -> SuiteResult:
@@ -54,10 +56,25 @@ def _mbti(dimensions: tuple[str, ...], steps: int | None = None) -> Callable[[Su
 
         return run(
             context, dimensions=dimensions, cheap_share=None, drop_share=None, max_capability_loss=BUDGET,
-            steps=steps, own_weight=OWN_WEIGHT if steps else 0.0, ceiling=len(dimensions) == 1,
+            ceiling=len(dimensions) == 1,
         )  # fmt: skip
 
     return run_these
+
+
+def _mbti_steps(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
+    """Short steps in the last third of the blocks, where tuning found S/N and E/I; the ceiling is that of `mbti-…`."""
+
+    def run_this(context: SuiteContext) -> SuiteResult:
+        from personae.evaluation.suites.mbti import run
+
+        return run(
+            context, dimensions=(dimension,), cheap_share=None, drop_share=None, max_capability_loss=BUDGET,
+            steps=MBTI_STEPS, step_share=MBTI_STEP_SHARE, own_weight=OWN_WEIGHT, blocks="last",
+            random_seeds=MBTI_RANDOM_SEEDS,
+        )  # fmt: skip
+
+    return run_this
 
 
 def _mbti_tuned(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
@@ -160,7 +177,7 @@ SUITES: dict[str, Callable[[SuiteContext], Any]] = {
     "ai-persona": _ai_persona,
     "mbti": _mbti(("EI", "SN", "TF", "JP")),
     **{f"mbti-{d}": _mbti((d,)) for d in ("EI", "SN", "TF", "JP")},  # with the trained ceiling
-    **{f"mbti-steps-{d}": _mbti((d,), MBTI_STEPS) for d in ("EI", "SN", "TF", "JP")},
+    **{f"mbti-steps-{d}": _mbti_steps(d) for d in ("EI", "SN", "TF", "JP")},
     "roleplay-rolebench": _roleplay("rolebench"),
     "roleplay-merchant": _roleplay("merchant"),
     **{f"big-five-{name}": _big_five(name) for name in SETS},

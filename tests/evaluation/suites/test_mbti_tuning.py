@@ -1,10 +1,10 @@
-"""MBTI masks tuned on dev: the ranges of blocks, the masks of a point, what is chosen, budgets, the suite with it."""
+"""MBTI masks tuned on dev: the masks of a point, what is chosen, budgets, the suite with it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ import pytest
 
 from discovery_data import bits, same_bits
 from personae.discovery import GenericText, Session, capability, open_session
-from personae.errors import DataError, ModelError, OptionError
+from personae.errors import DataError, OptionError
 from personae.evaluation.bootstrap import Difference, Estimate
 from personae.evaluation.suites import SuiteContext, mbti_tuning, suite_to_dict, suite_to_markdown
 from personae.evaluation.suites.mbti import run
+from personae.evaluation.suites.mbti_blocks import spans, third
 from personae.evaluation.suites.mbti_data import Answer, Dimension, Sizes, items, read_dimension
 from personae.evaluation.suites.mbti_masks import Finder, Finding, Masks
 from personae.evaluation.suites.mbti_readings import Reader
 from personae.evaluation.suites.mbti_report import Draws
-from personae.evaluation.suites.mbti_tuning import RANGES, Point, Tuned, Tuner, Tuning, by_preference, spans, third
+from personae.evaluation.suites.mbti_tuning import Point, Tuned, Tuner, Tuning, by_preference
 from personae.evaluation.suites.mbti_tuning_report import tuning_tables
-from personae.models import answer_nll, find_targets
+from personae.models import answer_nll
 from personae.personas import load_contrast, split
 from personae.personas.split import normalised
 from personae.runtime import wearing
@@ -75,45 +76,6 @@ def blocks_with_zeros(context: SuiteContext) -> set[int]:
 
 def dropped_positions(masks: Masks) -> set[tuple[str, int]]:
     return {(name, int(p)) for name, mask in masks.items() for p in mask.positions()}
-
-
-# ----------------------------------------------------------------------------------------------------- ranges
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "number"),
-    [("llama", {}, 3), ("gpt2", {"n_layer": 4}, 4), ("mixtral", {"num_hidden_layers": 5}, 5)],
-)
-def test_thirds_share_out_the_targets_in_the_order_of_the_blocks(
-    tiny_model: Callable[..., Any], name: str, changes: dict[str, Any], number: int
-) -> None:
-    model, _ = tiny_model(name, **changes)
-    targets = find_targets(model)
-    found = spans(model, targets, tuple(RANGES))
-    assert found["all"].targets == {t.name for t in targets}
-    assert found["all"].blocks == range(number)
-    parts = [found[n] for n in ("first", "middle", "last")]
-    assert [b for part in parts for b in part.blocks] == list(range(number))
-    for part in parts:
-        numbers = {int(re.findall(r"\.(\d+)\.", n)[0]) for n in part.targets}  # of the block, read off the name
-        assert numbers == set(part.blocks)
-    assert sum(len(part.targets) for part in parts) == len(targets)
-
-
-def test_thirds_differ_by_one_block_at_most() -> None:
-    for number in range(3, 100):
-        sizes = [len(third(n, number)) for n in ("first", "middle", "last")]
-        assert sum(sizes) == number
-        assert max(sizes) - min(sizes) <= 1
-    assert third("middle", 30) == range(10, 20)
-
-
-def test_a_model_of_two_blocks_has_no_middle(tiny_model: Callable[..., Any]) -> None:
-    model, _ = tiny_model("qwen2")
-    targets = find_targets(model)
-    assert set(spans(model, targets, ("all", "first", "last"))) == {"all", "first", "last"}
-    with pytest.raises(ModelError, match="'middle' of this model's 2 blocks"):
-        spans(model, targets, ("middle",))
 
 
 # ------------------------------------------------------------------------------------------------------ masks

@@ -23,6 +23,7 @@ from personae.evaluation.bootstrap import RESAMPLES
 from personae.evaluation.finetune import Recipe
 from personae.evaluation.suites import mbti_questionnaire
 from personae.evaluation.suites.context import SuiteContext
+from personae.evaluation.suites.mbti_blocks import RANGES, spans
 from personae.evaluation.suites.mbti_data import DIMENSIONS, INSTRUCTIONS, Dimension, Sizes, only_pole, read_dimension
 from personae.evaluation.suites.mbti_masks import Finder, Finding, Masks, union
 from personae.evaluation.suites.mbti_readings import Floats, Reader, Readings, read_all
@@ -37,7 +38,7 @@ from personae.evaluation.suites.mbti_report import (
     specificity,
     types,
 )
-from personae.evaluation.suites.mbti_tuning import Tuned, Tuner, Tuning, spans
+from personae.evaluation.suites.mbti_tuning import Tuned, Tuner, Tuning
 from personae.evaluation.suites.mbti_tuning_report import tuned_figures, tuning_tables
 from personae.evaluation.suites.report import Cell, SuiteResult, Table
 
@@ -58,7 +59,9 @@ def run(
     drop_share: float | None = 0.002,
     max_capability_loss: float | None = None,
     steps: int | None = None,
+    step_share: float | None = None,
     own_weight: float = 0.0,
+    blocks: str = "all",
     instructions: str = "as-is",
     random_seeds: int = 1,
     strength: float = 1.0,
@@ -74,8 +77,10 @@ def run(
     rows, test: answers a pole of the calibration and of the test part, at most. others: test answers a pole under the
     masks of other dimensions. blends: under each of the sixteen types. tokens: an answer is cut to so many, in every
     part. cheap_share, drop_share: c and the share of weights dropped; max_capability_loss instead: a budget, nats a
-    token (then set both shares to None); steps: short steps within it, for the exchanged labels too; own_weight: β,
-    added weight of the pole's own answers, with steps.
+    token (then set both shares to None); steps: short steps within it, for the exchanged labels too, which wear
+    step_share of the weights at most; own_weight: β, added weight of the pole's own answers, with steps.
+    blocks: the range of blocks that masks are confined to, 'all', 'first', 'middle' or 'last' (thirds); every share is
+    then of the weights of these blocks.
     instructions: 'as-is', or 'matched' (S/N and J/P: partners answer the same or the most similar instruction).
     random_seeds: draws of the random control. strength: of the types' blends, at most 1.
     questionnaire: also the 60 items of 16Personalities under each mask.
@@ -89,7 +94,11 @@ def run(
            tokens=tokens, random_seeds=random_seeds)  # fmt: skip
     if recipe is not None and not ceiling:
         raise OptionError("a recipe is of the ceiling: ask for the ceiling too.")
-    finding = Finding(cheap_share, drop_share, max_capability_loss, steps, own_weight)
+    if blocks not in RANGES:
+        raise OptionError(f"unknown blocks {blocks!r}: choose {', '.join(RANGES)}.")
+    if tuning is not None and blocks != "all":
+        raise OptionError("tuning chooses the range of blocks: leave blocks out.")
+    finding = Finding(cheap_share, drop_share, max_capability_loss, steps, own_weight, step_share, blocks)
     finding.settings(context.seed)  # refused before anything is computed
     if tuning is not None and max_capability_loss is not None:
         raise OptionError("tuning chooses from shares: leave max_capability_loss out, and give the grid a budget.")

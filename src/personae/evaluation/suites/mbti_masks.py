@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from personae.errors import DataError, OptionError
 from personae.evaluation.capability_texts import unread_text
 from personae.evaluation.controls import random_masks
 from personae.evaluation.suites.context import SuiteContext
+from personae.evaluation.suites.mbti_blocks import spans
 from personae.evaluation.suites.mbti_data import DIMENSIONS, Dimension, items
 from personae.evaluation.suites.texts import identity
 from personae.models import Target
@@ -46,7 +48,8 @@ Masks = dict[str, Mask]
 class Finding:
     """How masks are found. A budget (max_capability_loss, nats a token) excludes the shares; steps go with one.
 
-    own_weight: β, in steps alone, as gains without them are split in halves that know no β.
+    own_weight: β, in steps alone, as gains without them are split in halves that know no β. step_share: the largest
+    mask that steps wear. blocks: of RANGES, the blocks that masks are confined to; all shares are of their weights.
     """
 
     cheap_share: float | None = 0.6
@@ -54,11 +57,14 @@ class Finding:
     max_capability_loss: float | None = None
     steps: int | None = None
     own_weight: float = 0.0
+    step_share: float | None = None
+    blocks: str = "all"
 
     @property
     def key(self) -> dict[str, Any]:
         """What decides masks; without what was not asked for, as in parts kept before it could be."""
-        return {name: value for name, value in asdict(self).items() if name not in ("steps", "own_weight") or value}
+        later = {"steps": None, "own_weight": 0.0, "step_share": None, "blocks": "all"}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     def settings(self, seed: int) -> Settings:
         """As `directed` takes them. Errors: `OptionError` for a share out of range, missing, or beside a budget."""
@@ -68,7 +74,8 @@ class Finding:
             raise OptionError(f"own_weight is {self.own_weight}: in this suite it needs steps.")
         in_rounds = self.max_capability_loss is not None and self.steps is None
         rounds = 1 if in_rounds else None  # as many as the masks of exchanged labels get
-        return Settings(method="directed", seed=seed, rounds=rounds, **asdict(self)).checked()
+        asked = {name: value for name, value in asdict(self).items() if name != "blocks"}
+        return Settings(method="directed", seed=seed, rounds=rounds, **asked).checked()
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +114,15 @@ class Finder:
     def session(self, data: Dimension) -> Session:
         """A session on one dimension; what depends on generic text alone is computed once for all of them."""
         if self._opened is None:
-            context = self.context
-            self._opened = open_session(
-                context.model, context.tokenizer, data.contrast, generic=self.generic, seed=context.seed,
+            context, blocks = self.context, self.finding.blocks
+            opened = partial(
+                open_session, context.model, context.tokenizer, data.contrast, seed=context.seed,
                 progress=context.progress,
             )  # fmt: skip
+            self._opened = opened(generic=self.generic)
+            if blocks != "all":  # the same generic text, which is kept under all targets
+                inside = spans(context.model, context.targets, (blocks,))[blocks].targets
+                self._opened = opened(generic=self._opened.generic, targets=[escape(n) for n in sorted(inside)])
             _ = self._opened.generic_statistics, self._opened.fisher  # before copies are made of it
         return self._opened.with_calibration(items(data.calibration, data.paired))
 

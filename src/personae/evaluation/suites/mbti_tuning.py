@@ -21,19 +21,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from personae.discovery import to_masks
 from personae.discovery.selection import check_share, count
-from personae.errors import DataError, ModelError, OptionError
+from personae.errors import DataError, OptionError
+from personae.evaluation.suites.mbti_blocks import RANGES, Span
 from personae.evaluation.suites.mbti_data import Answer, Dimension, flat
 from personae.evaluation.suites.mbti_masks import Finder, Found, Masks, confined, packed, unpacked
 from personae.evaluation.suites.mbti_readings import Floats, Reader, Sides, mean_log_p, positive
 from personae.evaluation.suites.mbti_statistics import auc
-from personae.models import Target, find_blocks
 from personae.runtime import wearing
 
-RANGES = {"all": (0, 3), "first": (0, 1), "middle": (1, 2), "last": (2, 3)}  # in thirds of the blocks
 LABELS = ("true", "shuffled")
 
 
@@ -65,14 +63,6 @@ class Tuning:
             raise OptionError(f"the grid's budget is {self.max_capability_loss}: it must be a positive number.")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A range of blocks, and the names of the targets in it."""
-
-    blocks: range
-    targets: frozenset[str]
-
-
 @dataclass(frozen=True, eq=False)
 class Point:
     """A point of the grid as dev reads it.
@@ -100,28 +90,6 @@ class Tuned:
     dev: tuple[Answer, ...]
     grid: tuple[Point, ...]
     chosen: tuple[Point, Point]
-
-
-def third(name: str, blocks: int) -> range:
-    """Positions of a range among so many blocks: third k of n blocks is [⌊(k−1)·n/3 + ½⌋, ⌊k·n/3 + ½⌋)."""
-    first, last = (int(edge * blocks / 3 + 0.5) for edge in RANGES[name])
-    return range(first, last)
-
-
-def spans(model: nn.Module, targets: Sequence[Target], names: Sequence[str]) -> dict[str, Span]:
-    """The ranges on one model. Errors: `ModelError` for a range without targets, as in models of one or two blocks."""
-    blocks = find_blocks(model)
-    place = {id(module): number for number, block in enumerate(blocks) for module in block.modules()}
-    found: dict[str, Span] = {}
-    for name in names:
-        within = third(name, len(blocks))
-        inside = frozenset(t.name for t in targets if place[id(t.module)] in within)
-        if not inside:
-            raise ModelError(
-                f"the range '{name}' of this model's {len(blocks)} blocks holds no target: leave it out of the ranges."
-            )
-        found[name] = Span(within, inside)
-    return found
 
 
 def by_preference(points: Sequence[Point]) -> list[Point]:
