@@ -28,6 +28,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.run
+	$(VENV)/bin/python -m benchmarks.report
+	$(VENV)/bin/python -m benchmarks.readme
 
 # The demonstration needs the package alone, which is installed in half the time of the tools.
 $(RUNTIME): pyproject.toml constraints.txt

@@ -11,16 +11,16 @@ import argparse
 import json
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 from benchmarks.ai_persona import STEPS
+from benchmarks.begun import conditions_left, points_left
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.frontier import MULTIPLES, multiples
 from benchmarks.readme import HEADINGS, SETS, rounds_table, row_of, table
 from benchmarks.report_inside import inside
+from benchmarks.report_targets import targets
 from benchmarks.rivals import CONDITIONS
 from benchmarks.run import PARTS
 from personae.evaluation.bootstrap import Estimate
@@ -66,6 +66,7 @@ def report() -> str:
             [
                 HEAD,
                 *_missing(),
+                *targets(_read),
                 *_headlines(),
                 *_rivals(),
                 *_frontiers(),
@@ -101,7 +102,7 @@ def _rivals() -> Iterator[str]:
         if not found:
             continue
         yield f"## Rivals and further controls beside {masks}: {title}\n"
-        if absent := [which for which in CONDITIONS if which not in found["made"]]:
+        if absent := conditions_left(found["made"]):
             yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
         yield from HEADINGS
         for rows in found["made"].values():
@@ -129,7 +130,7 @@ def _frontiers() -> Iterator[str]:
         if not found:
             continue
         yield f"## Frontier of {masks}: {title}\n"
-        if absent := _points_left(found["points"], name, STEPS if form else None):
+        if absent := points_left(found["points"], name, STEPS if form else None):
             yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
         yield "| condition | pole | dropped | acc of the pole | acc_tied | loss plain | loss chat |"
         yield "|---|---|---|---|---|---|---|"
@@ -138,18 +139,6 @@ def _frontiers() -> Iterator[str]:
             figures = (f"{p[k][0]:.2f} [{p[k][1]:.2f}, {p[k][2]:.2f}]" for k in ("acc", "acc_tied"))
             yield f"| {p['condition']} | {p['pole']} | {p['share']:.2%} | " + " | ".join((*figures, *losses)) + " |"
         yield f"\n`{found['command']}`\n"
-
-
-def _points_left(points: list[dict[str, Any]], name: str, steps: int | None) -> list[str]:
-    """Conditions of a frontier, with their pole where both have masks of their own, that lack some of their points."""
-    poles = [SETS[name], f"{name}-averse"]
-    wanted = {
-        (condition, pole): len(multiples(condition, steps))
-        for condition in MULTIPLES
-        for pole in (poles if condition in ("directed", "random") else poles[:1])
-    }
-    there = Counter((p["condition"], p["pole"]) for p in points)
-    return [f"{condition} of {pole}" for (condition, pole), n in wanted.items() if there[condition, pole] < n]
 
 
 def _costs() -> Iterator[str]:

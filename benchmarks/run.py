@@ -1,4 +1,7 @@
-"""`make bench`: run every benchmark whose result is missing (or all, with --again) and gather summary.json."""
+"""`make bench`: run every benchmark whose result is missing or was begun (or all, with --again), gather summary.json.
+
+`make bench` then writes docs/evidence.md and the README's tables anew.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 from typing import Any
 
 from benchmarks.ai_persona import SETS
+from benchmarks.begun import left
 from benchmarks.common import RESULTS, ROOT, write
 from benchmarks.rivals import CONTROLS
 from benchmarks.suites import SUITES
@@ -204,7 +208,8 @@ def main() -> None:
     for name, command in PARTS.items():
         if options.again and not options.gather:
             _forget(name)
-        if not options.gather and (options.again or not (RESULTS / f"{name}.json").is_file()):
+        found = _read(name)
+        if not options.gather and (found is None or left(name, found)):  # what was begun is taken up
             subprocess.run([sys.executable, "-m", *command], check=True)
     print(write("summary", summary()))
 

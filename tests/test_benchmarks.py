@@ -267,7 +267,7 @@ def test_forgetting_takes_a_result_with_its_masks_and_no_other(monkeypatch: pyte
     monkeypatch.setattr(run, "write", lambda name, found: tmp_path / name)
     monkeypatch.setattr(sys, "argv", ["run.py"])
     run.main()
-    assert ran == []
+    assert ran == []  # there already
     monkeypatch.setattr(sys, "argv", ["run.py", "--again"])
     run.main()
     assert ran == [["benchmarks.a"]]
@@ -277,7 +277,7 @@ def test_forgetting_takes_a_result_with_its_masks_and_no_other(monkeypatch: pyte
 
 def test_the_report_says_which_points_of_a_frontier_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import frontier, report
+    from benchmarks import begun, frontier
 
     every = [
         {"condition": condition, "pole": pole}
@@ -285,10 +285,10 @@ def test_the_report_says_which_points_of_a_frontier_are_missing(monkeypatch: pyt
         for pole in (("power-seeking", "power-averse") if condition in ("directed", "random") else ("power-seeking",))
         for _ in frontier.multiples(condition, 75)
     ]
-    assert report._points_left(every, "power", 75) == []
-    assert report._points_left(every[:-1], "power", 75) == ["generic of power-seeking"]
+    assert begun.points_left(every, "power", 75) == []
+    assert begun.points_left(every[:-1], "power", 75) == ["generic of power-seeking"]
     some = [p for p in every if p["condition"] in ("magnitude", "generic")]
-    assert report._points_left(some, "power", 75) == [
+    assert begun.points_left(some, "power", 75) == [
         f"{condition} of {pole}" for condition in ("directed", "random") for pole in ("power-seeking", "power-averse")
     ]
 
@@ -313,3 +313,30 @@ def test_the_frontier_orders_by_the_settings_that_found_each_mask(monkeypatch: p
         (75, 1.0, 0.0008, "log-sigmoid", 0, 0.6),
         (75, 1.0, None, "log-sigmoid", 1, 0.6),
     ]
+
+
+def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import run
+    from benchmarks.rivals import CONDITIONS
+
+    files: dict[str, Any] = {
+        "rivals_power_steps": {"made": dict.fromkeys(CONDITIONS[:-1], ())},
+        "rivals_wealth_steps": {"made": dict.fromkeys(CONDITIONS, ())},
+        "frontier_power_steps": {"points": []},
+        "compare": {},
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    ran: list[str] = []
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run.subprocess, "run", lambda command, check: ran.append(command[2]))
+    monkeypatch.setattr(run, "PARTS", {**{name: [name] for name in files}, "trace": ["trace"]})
+    monkeypatch.setattr(run, "summary", dict)
+    monkeypatch.setattr(run, "write", lambda name, found: tmp_path / name)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--gather"])
+    run.main()
+    assert ran == []
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    run.main()
+    assert ran == ["rivals_power_steps", "frontier_power_steps", "trace"]
