@@ -13,7 +13,7 @@ from personae.discovery import Session, Settings, choose, encode_contrast, famil
 from personae.errors import OptionError
 from personae.evaluation.bench import Bench
 from personae.evaluation.conditions import Condition, Loss, Sides
-from personae.evaluation.poles import Masks, Poles, budget_of, cost_of, dropped
+from personae.evaluation.poles import Masks, Poles, budget_of, cost_of, cost_to_find, dropped
 from personae.evaluation.shared import Shared
 from personae.models import Target
 from personae.subnetwork import Artefact, Mask
@@ -45,13 +45,13 @@ def control_conditions(
         if "sparsity" in match:
             number = round(sum(dropped(m) for m in poles.masks) / 2)
             masks = scored_masks(shared.session, method, number)
-            found.append(_one_mask(bench, method, method, masks, "as many weights, within each row"))
+            found.append(_one_mask(bench, method, cost_of(method), masks, "as many weights, within each row"))
         if "loss" in match:
             budget = budget_of(poles, None if persona.loss is None else persona.loss.worst)
             settings = Settings(method=method, max_capability_loss=budget).checked()
             [choice] = choose(shared.session, settings, shared.dev, poles=(0,))
             note = f"the largest mask within {budget:.3g} nats a token"
-            found.append(_one_mask(bench, f"{method} (equal loss)", method, to_masks(choice.dropped), note))
+            found.append(_one_mask(bench, f"{method} (equal loss)", cost_of(method), to_masks(choice.dropped), note))
     if "shuffled" in controls:
         found.append(shuffled_control(bench, shared, poles))
     if "opposite" in controls:
@@ -93,7 +93,11 @@ def other_controls(bench: Bench, other: Artefact) -> list[Condition]:
     """Another artefact's personas, each worn for both poles."""
     return [
         _one_mask(
-            bench, f"other: {name}", part.provenance.method, part.masks, f"the mask of {name}, at its own sparsity"
+            bench,
+            f"other: {name}",
+            cost_to_find(part.provenance),
+            part.masks,
+            f"the mask of {name}, at its own sparsity",
         )
         for name, part in sorted(other.personas.items())
     ]
@@ -130,11 +134,11 @@ def opposite_control(poles: Poles, persona: Condition) -> Condition:
     )  # fmt: skip
 
 
-def _one_mask(bench: Bench, name: str, method: str, masks: Masks, note: str) -> Condition:
+def _one_mask(bench: Bench, name: str, cost: str, masks: Masks, note: str) -> Condition:
     """A control with one mask for both poles."""
     pair = (masks, masks)
     sides, loss = bench.both(name, pair)
-    return Condition(name, "control", [sides], bench.sparsities(pair), loss, cost=cost_of(method), note=note)
+    return Condition(name, "control", [sides], bench.sparsities(pair), loss, cost=cost, note=note)
 
 
 def random_masks(

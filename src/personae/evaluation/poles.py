@@ -25,7 +25,7 @@ from personae.models import Target
 from personae.personas import Contrast, split
 from personae.personas.split import normalised
 from personae.runtime import PersonaModel
-from personae.subnetwork import Artefact, CalibrationIdentity, Mask
+from personae.subnetwork import Artefact, CalibrationIdentity, Mask, Provenance
 
 Masks = Mapping[str, Mask]
 
@@ -77,6 +77,11 @@ def cost_of(method: str, steps: int | None = None) -> str:
     return "forward-only" if method in METHODS else "unknown"
 
 
+def cost_to_find(record: Provenance) -> str:
+    """`cost_of` a mask as its file records it."""
+    return cost_of(record.method, _whole(record.parameters, "steps"))
+
+
 def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
     """The artefact's two poles, in the order of the contrast."""
     parts = [artefact[pole] for pole in contrast.poles]
@@ -97,7 +102,7 @@ def from_artefact(artefact: Artefact, contrast: Contrast) -> Poles:
         cheap_shares=(_number(records[0].parameters, "cheap_share"), _number(records[1].parameters, "cheap_share")),
         budget=_number(records[0].parameters, "max_capability_loss"),
         seconds=_total([float(s) for s in seconds if isinstance(s, (int, float))], found_apart),
-        cost=" and ".join(dict.fromkeys(cost_of(r.method, _whole(r.parameters, "steps")) for r in records)),
+        cost=" and ".join(dict.fromkeys(cost_to_find(r) for r in records)),
         note="from the artefact",
         peak_bytes=max((int(p) for p in peaks if isinstance(p, (int, float))), default=None),
         found_by=found_by,

@@ -38,12 +38,12 @@ from personae.discovery.settings import FIXED_CHEAP_SHARE
 from personae.errors import DataError, OptionError
 from personae.evaluation.bootstrap import difference, holm, interval
 from personae.evaluation.finetune import Recipe
-from personae.evaluation.scoring import wins
+from personae.evaluation.scoring import doubts, wins
 from personae.evaluation.suites.activation_readings import BASE, CONDITIONS, Bench, Crossed, Lost, lost
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.faithfulness import DROP_SHARE
 from personae.evaluation.suites.faithfulness_readings import Readings
-from personae.evaluation.suites.report import Cell, SuiteResult, Table
+from personae.evaluation.suites.report import Cell, SuiteResult, Table, warned
 from personae.evaluation.suites.texts import identity
 from personae.personas import Contrast, split
 
@@ -114,7 +114,7 @@ def run(
             "limit": context.limit, "generic_source": session.generic.source,
         },
         figures=figures,
-        tables=tables,
+        tables=warned(tables, doubts(test)),
         notes=(
             f"{len(test)} test items, {len(calibration)} calibration pairs, of which a LoRA learns from {len(lora)}; "
             f"directed, {100 * drop_share:g} % of the weights; margins in nats a token; 95 % intervals over items.",

@@ -13,11 +13,12 @@ from personae.discovery import GenericText, encode_contrast, open_session
 from personae.discovery.selection import check_share
 from personae.discovery.settings import FIXED_CHEAP_SHARE
 from personae.errors import DataError, OptionError
+from personae.evaluation.scoring import doubts
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.faithfulness_isolated import isolated
 from personae.evaluation.suites.faithfulness_readings import Readings
 from personae.evaluation.suites.faithfulness_weights import minimality, necessity, restoration
-from personae.evaluation.suites.report import Cell, SuiteResult, Table
+from personae.evaluation.suites.report import Cell, SuiteResult, Table, warned
 from personae.evaluation.suites.texts import identity
 from personae.personas import Contrast, split
 
@@ -85,7 +86,7 @@ def run(
             "generic_source": session.generic.source,
         },
         figures=figures,
-        tables=tuple(tables),
+        tables=warned(tables, doubts(test)),
         notes=(
             f"persona: {contrast.positive} (against {contrast.negative}); {len(test)} test items, "
             f"{len(calibration)} calibration pairs; margins in nats a token; 95 % intervals over items.",

@@ -46,7 +46,7 @@ from personae.discovery.discover import ISOLATED_WEIGHTS
 from personae.discovery.selection import check_share, count
 from personae.errors import DataError, ModelError, OptionError
 from personae.evaluation.capability_texts import CapabilityText, unread_text
-from personae.evaluation.scoring import baselines
+from personae.evaluation.scoring import baselines, doubts
 from personae.evaluation.suites.context import SuiteContext
 from personae.evaluation.suites.faithfulness import DEV_ITEMS, SPARSITIES
 from personae.evaluation.suites.faithfulness_isolated import CHOICE_SPARSITY
@@ -59,7 +59,7 @@ from personae.evaluation.suites.isolated_grid_report import (
     Side,
     figures_and_tables,
 )
-from personae.evaluation.suites.report import SuiteResult
+from personae.evaluation.suites.report import SuiteResult, warned
 from personae.personas import Contrast, is_tied, split
 from personae.runtime import wearing
 
@@ -150,7 +150,7 @@ def run(
             "test_items": len(test), "limit": most, "weights": reader.weights,
         },
         figures=figures,
-        tables=tuple(tables),
+        tables=warned(tables, doubts(test)),
         notes=(
             f"persona: {contrast.positive} (against {contrast.negative}); {len(test)} test items, "
             f"{int(grid.tied.sum())} tied; 95 % intervals over items.",

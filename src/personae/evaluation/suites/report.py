@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich.box import SIMPLE
@@ -33,6 +33,12 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def warned(tables: Sequence[Table], warnings: Sequence[str]) -> tuple[Table, ...]:
+    """The same tables, the first of which begins with these warnings."""
+    first, *others = tables
+    return (replace(first, warnings=(*warnings, *first.warnings)), *others)
 
 
 @dataclass(frozen=True, slots=True)
