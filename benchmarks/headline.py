@@ -27,6 +27,9 @@ from personae.personas import Contrast, Split, split
 from personae.subnetwork import Artefact
 
 
+SEED = 0  # of splits, resamples and draws: what every function of the package takes where it is told no other
+
+
 @dataclass(frozen=True)
 class Opened:
     """One set with the headline's masks. frame: what every condition on it rests on, beside its text."""
@@ -66,7 +69,7 @@ def taken_up(stem: str, frame: Mapping[str, Any], key: str) -> Any:
 def write_framed(benchmark: str, name: str, frame: Mapping[str, Any], **found: Any) -> Path:
     """Replace results/<benchmark>_<set>.json by what was found, its frame, the machine and the command."""
     command = f"python -m benchmarks.{benchmark} {shlex.join(sys.argv[1:])}"
-    return write(f"{benchmark}_{name}", {**frame, **found, "machine": machine(), "command": command})
+    return write(f"{benchmark}_{name}", {**frame, **found, "seed": SEED, "machine": machine(), "command": command})
 
 
 def run_sets(run: Callable[..., None], description: str, conditions: Sequence[str], *, in_steps: bool = False) -> None:

@@ -53,7 +53,7 @@ def test_the_frame_is_that_of_the_committed_files(
     assert read == [192]  # the text that the masks were found with
     committed = json.loads((ROOT / "benchmarks" / "results" / "frontier_power.json").read_text(encoding="utf-8"))
     written = shared.write_framed("frontier", "power", {**found.frame, "text_sha256": "0"}, points=[])
-    assert json.loads(written.read_text(encoding="utf-8")).keys() == committed.keys()
+    assert json.loads(written.read_text(encoding="utf-8")).keys() == committed.keys() | {"seed"}
 
 
 def test_a_file_is_taken_up_on_the_same_frame_only(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,8 @@ def test_a_file_is_taken_up_on_the_same_frame_only(shared: ModuleType, monkeypat
     path = shared.write_framed("rivals", "power", frame, made={"directed": [1]}, tied=[True])
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert (path.name, kept["command"]) == ("rivals_power.json", "python -m benchmarks.rivals power --only other")
-    assert kept.keys() == {*frame, "made", "tied", "machine", "command"}
+    assert kept.keys() == {*frame, "made", "tied", "seed", "machine", "command"}
+    assert kept["seed"] == 0
     assert shared.taken_up("rivals_power", frame, "made") == {"directed": [1]}
     assert shared.taken_up("rivals_power", frame, "points") is None
     for changed in ({"versions": {"torch": "3"}}, {"text_sha256": "1"}, {"dropped": {"loud": 1}}):

@@ -215,7 +215,9 @@ def test_another_personas_masks_are_controls(
 ) -> None:
     model, tokenizer = model_and_tokenizer
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
-    other = artefact_of(model, replace(contrast, name="high-low", positive="high", negative="low"), share=0.01, steps=75)
+    other = artefact_of(
+        model, replace(contrast, name="high-low", positive="high", negative="low"), share=0.01, steps=75
+    )
     artefact = artefact_of(model, contrast)
     result = evaluate(model, tokenizer, contrast, artefact, controls=(), other=other, session=session, resamples=50)
     for name in ("high", "low"):
