@@ -26,7 +26,6 @@ from personae.models import fingerprint
 from personae.personas import Contrast, Split, split
 from personae.subnetwork import Artefact
 
-
 SEED = 0  # of splits, resamples and draws: what every function of the package takes where it is told no other
 
 
