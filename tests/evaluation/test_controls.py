@@ -17,6 +17,7 @@ from personae.evaluation.controls import random_masks, scored_masks
 from personae.evaluation.poles import dropped
 from personae.models import find_targets
 from personae.personas import Contrast, split
+from personae.subnetwork import Mask
 
 
 class Shape:
@@ -127,6 +128,38 @@ def test_random_and_shuffled_masks_lie_among_the_personas_candidates(
             gone = torch.from_numpy(mask.dropped_bool())
             assert not (gone & ~candidates[name]).any()
         assert sum(mask.dropped for mask in masks.values()) > 0
+
+
+def test_random_weights_beside_a_score_are_not_of_experts_that_it_spared(
+    tiny_model: Any, contrast: Contrast, generic: GenericText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No text reached them: dropping them changes nothing, and a draw from them would be no control."""
+    model, tokenizer = tiny_model("mixtral")
+    found = discover(model, tokenizer, contrast, method="wanda", sparsity=0.1, generic=generic, resume=False)
+    spared = next(t.name for t in find_targets(model) if t.expert is not None)
+    poles = {
+        name: replace(
+            part,
+            masks={**part.masks, spared: Mask.from_positions(np.array([], dtype=np.int64), part.masks[spared].shape)},
+        )
+        for name, part in found.personas.items()
+    }
+    worn: list[Any] = []
+    both = Bench.both
+    monkeypatch.setattr(
+        Bench,
+        "both",
+        lambda self, name, masks, **o: (
+            (worn.extend(masks) if "random" in name else None) or both(self, name, masks, **o)
+        ),
+    )
+    artefact = replace(found, personas=poles)
+    session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
+    evaluate(model, tokenizer, contrast, artefact, controls=("random",), random_seeds=2, session=session, resamples=50)
+    assert len(worn) == 4
+    for masks in worn:
+        assert spared not in masks or not masks[spared].dropped
+        assert dropped(masks) == dropped(poles[contrast.positive].masks)
 
 
 def test_shuffled_labels_find_a_mask_of_the_same_size(

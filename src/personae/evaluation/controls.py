@@ -110,7 +110,9 @@ def random_control(bench: Bench, shared: Shared, poles: Poles, seeds: int) -> Co
     sparsities = (0.0, 0.0)
     for seed in range(seeds):
         first, second = (
-            random_masks(bench.targets, dropped(masks), 2 * seed + pole, shared.candidates(cheap))
+            random_masks(
+                _reached(bench.targets, masks, cheap), dropped(masks), 2 * seed + pole, shared.candidates(cheap)
+            )
             for pole, (masks, cheap) in enumerate(zip(poles.masks, poles.cheap_shares, strict=True))
         )
         sides, measured = bench.both(f"random, seed {seed}", (first, second), loss=seed == 0)
@@ -122,6 +124,17 @@ def random_control(bench: Bench, shared: Shared, poles: Poles, seeds: int) -> Co
         "random", "control", readings, sparsities, loss, cost=cost_of("random"), seeds=tuple(range(seeds)),
         note=f"as many weights {where}; mean of {seeds} seeds, capability loss of seed 0",
     )  # fmt: skip
+
+
+def _reached(targets: Sequence[Target], masks: Masks, cheap_share: float | None) -> Sequence[Target]:
+    """Where a draw is made; without candidates not from experts that the mask leaves whole.
+
+    No text of theirs reached those, so the score spared them, and to drop their weights would cost nothing: a control
+    too mild. Among candidates they have none.
+    """
+    if cheap_share is not None:
+        return targets
+    return [t for t in targets if t.expert is None or masks[t.name].dropped]
 
 
 def opposite_control(poles: Poles, persona: Condition) -> Condition:
