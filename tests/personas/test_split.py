@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -124,3 +125,9 @@ def test_cross_fit_refuses_too_few_questions_or_folds() -> None:
     )
     with pytest.raises(DataError, match="of at least one pole"):
         cross_fit(sides, 3)
+
+
+def test_a_letter_with_its_accent_apart_is_the_same_question() -> None:
+    whole, apart = "Où est le café ?", unicodedata.normalize("NFD", "Où est le café ?")
+    assert whole != apart
+    assert normalised(whole) == normalised(apart)

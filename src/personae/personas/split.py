@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -28,8 +29,11 @@ class Split(NamedTuple, Generic[T]):
 
 
 def normalised(question: str) -> str:
-    """The question as compared: white space collapsed, case folded."""
-    return " ".join(question.split()).casefold()
+    """The question as compared: composed (NFC), white space collapsed, case folded.
+
+    One 'é' may be written as a letter or as a letter and an accent; the same question must not fall into two parts.
+    """
+    return " ".join(unicodedata.normalize("NFC", question).split()).casefold()
 
 
 def split(data: T, *, seed: int = 0, fractions: Sequence[float] = (0.6, 0.2, 0.2)) -> Split[T]:
