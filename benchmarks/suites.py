@@ -3,7 +3,7 @@
     python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five-power capability-power …
 
 Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
-benchmarks/.parts, so an interrupted run goes on. `capability-…`, `big-five-…` and `generation-…` read the masks of two
+benchmarks/.parts, so an interrupted run goes on (`seconds_of_this_run` knows nothing of earlier ones). `capability-…`, `big-five-…` and `generation-…` read the masks of two
 rounds (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32,
 as those were found; so does S/N, measured before there was a choice. `…-steps` reads the masks of short steps, the
 headline (ai_persona_<set>_steps.persona). All others run in bfloat16, in which a core with matrix units reads four
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -214,12 +215,13 @@ def main() -> None:
     loaded = functools.lru_cache(maxsize=1)(lambda dtype: load_model(dtype=dtype))
     for name in options.suites:
         model, tokenizer = loaded(options.dtype or dtype_of(name))
-        parts = ROOT / "benchmarks" / ".parts"
+        parts, started = ROOT / "benchmarks" / ".parts", time.monotonic()
         context = SuiteContext(model, tokenizer, DATA, parts=parts, limit=options.limit, progress=bar)
         result = SUITES[name](context)
         print(suite_to_markdown(result))
         command = " ".join(["python -m benchmarks.suites", name, *_given(options)])
-        print(write(f"suite_{name}", {**suite_to_dict(result), "machine": machine(), "command": command}), flush=True)
+        told = {"machine": machine(), "command": command, "seconds_of_this_run": round(time.monotonic() - started)}
+        print(write(f"suite_{name}", {**suite_to_dict(result), **told}), flush=True)
 
 
 def _given(options: argparse.Namespace) -> list[str]:
