@@ -2,12 +2,13 @@
 
     python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five-power capability-power …
 
-Each ends within about 40 minutes on two cores by the arithmetic in its module; finished parts are kept under
-benchmarks/.parts, so an interrupted run goes on (`seconds_of_this_run` knows nothing of earlier ones). `capability-…`, `big-five-…` and `generation-…` read the masks of two
-rounds (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32,
-as those were found; so does S/N, measured before there was a choice. `…-steps` reads the masks of short steps, the
-headline (ai_persona_<set>_steps.persona). All others run in bfloat16, in which a core with matrix units reads four
-times as many tokens; `--dtype` says otherwise.
+Each ends within about 40 minutes on two cores by the arithmetic in its module, but for `mbti-steps-…`, an hour of a core;
+finished parts are kept under benchmarks/.parts, so an interrupted run goes on (`seconds_of_this_run` knows nothing of
+earlier ones). `capability-…`, `big-five-…` and `generation-…` read the masks of two rounds
+(benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32, as those
+were found; so does S/N, measured before there was a choice. `…-steps` reads the masks of short steps, the headline
+(ai_persona_<set>_steps.persona). All others run in bfloat16, in which a core with matrix units reads four times as many
+tokens; `--dtype` says otherwise.
 """
 
 from __future__ import annotations
