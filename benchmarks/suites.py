@@ -2,7 +2,7 @@
 
     python -m benchmarks.suites mbti roleplay-rolebench roleplay-merchant big-five-power capability-power …
 
-Each ends within about 40 minutes on two cores by the arithmetic in its module, but for `mbti-steps-…`, an hour of a core;
+Each ends within about 40 minutes on two cores by the arithmetic in its module (`mbti-steps-…`: an hour of one core);
 finished parts are kept under benchmarks/.parts, so an interrupted run goes on (`seconds_of_this_run` knows nothing of
 earlier ones). `capability-…`, `big-five-…` and `generation-…` read the masks of two rounds
 (benchmarks/results/ai_persona_<set>.persona, written by `python -m benchmarks.ai_persona`) and run in float32, as those
