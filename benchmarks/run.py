@@ -17,6 +17,7 @@ from benchmarks.begun import left
 from benchmarks.common import RESULTS, ROOT, write
 from benchmarks.rivals import CONTROLS
 from benchmarks.suites import SUITES
+from personae.discovery import versions
 
 PARTS = {
     "discovery_speed": ["benchmarks.discovery_speed"],
@@ -51,11 +52,6 @@ PARTS = {
 }
 FIGURES = (  # key of the summary, result file, figure in it
     ("planted.directed_auc", "planted", "planted.directed_auc"),
-    *(
-        (f"mbti.{d}.{figure}", f"suite_mbti-{d}", f"{d}.{figure}")
-        for d in ("EI", "SN", "TF", "JP")
-        for figure in ("auc", "auc_over_ceiling", "auc_gain_over_ceiling")
-    ),
     *(
         (f"isolated30.power_{figure}", "suite_grid-power-ours", f"isolated30.{figure}")
         for figure in ("acc", "capability_loss")  # never one without the other: this accuracy costs 12 nats a token
@@ -122,8 +118,8 @@ def summary() -> dict[str, float]:
         kept = _read(result)
         if kept and kept["figures"].get(figure) is not None:
             flat[key] = _value(kept["figures"][figure])
-    for dimension in ("EI", "SN", "JP"):
-        flat |= _tuned(dimension)
+    for dimension in ("EI", "SN", "TF", "JP"):
+        flat |= _dimension(dimension)
     if both := [kept for name in ("power", "wealth") if (kept := _read(f"suite_capability-{name}-steps"))]:
         # The worst headline mask: of an accuracy the lowest, of what should stay where it is the farthest.
         flat["capability.hellaswag_change"] = min(_value(kept["figures"]["hellaswag_change"]) for kept in both)
@@ -131,19 +127,35 @@ def summary() -> dict[str, float]:
     return flat
 
 
-def _tuned(dimension: str) -> dict[str, float]:
-    """MBTI masks whose blocks and share dev chose, beside the ceiling that adapters reach on the same rows."""
-    tuned, plain = _read(f"suite_mbti-tuned-{dimension}"), _read(f"suite_mbti-{dimension}")
-    if not tuned:
-        return {}
-    auc = _value(tuned["figures"][f"{dimension}.auc"])
-    found = {f"mbti.{dimension}.tuned_auc": auc}
-    answers = f"{dimension}.test_answers"
-    same = plain and tuned["data"] == plain["data"] and tuned["figures"][answers] == plain["figures"][answers]
-    ceiling = plain["figures"].get(f"{dimension}.auc_ceiling") if plain and same else None
-    if ceiling is not None:
-        found[f"mbti.{dimension}.tuned_auc_over_ceiling"] = auc / _value(ceiling)
+def _dimension(dimension: str) -> dict[str, float]:
+    """MBTI: of short steps in the last third, the headline, where they were measured, else of all blocks in one round;
+    and of masks whose blocks and share dev chose. The ceiling is what adapters reach on the same rows."""
+    plain, found = _read(f"suite_mbti-{dimension}"), {}
+    for form, key in (("mbti-steps", "auc"), ("mbti-tuned", "tuned_auc"), ("mbti", "one_round_auc")):
+        masks = _read(f"suite_{form}-{dimension}")
+        if not masks:
+            continue
+        found[f"mbti.{dimension}.{key}"] = auc = _value(masks["figures"][f"{dimension}.auc"])
+        ceiling = ceiling_of(dimension, masks, plain)
+        if ceiling is not None:
+            found[f"mbti.{dimension}.{key}_over_ceiling"] = auc / _value(ceiling)
+            if ceiling["low"] > 0.5:  # else there is no gain over chance to be a share of
+                found[f"mbti.{dimension}.{key}_gain_over_ceiling"] = (auc - 0.5) / (_value(ceiling) - 0.5)
+    for key in ("auc", "auc_over_ceiling", "auc_gain_over_ceiling"):
+        if f"mbti.{dimension}.{key}" not in found and f"mbti.{dimension}.one_round_{key}" in found:
+            found[f"mbti.{dimension}.{key}"] = found[f"mbti.{dimension}.one_round_{key}"]
     return found
+
+
+def ceiling_of(dimension: str, found: dict[str, Any], plain: dict[str, Any] | None) -> Any:
+    """AUC of the adapters of `mbti-<dimension>`, where masks were read on the same answers; None without them.
+
+    found: the suite of the masks. plain: that of masks of all blocks, which the adapters were trained beside.
+    """
+    answers = f"{dimension}.test_answers"
+    if not plain or found["data"] != plain["data"] or found["figures"][answers] != plain["figures"][answers]:
+        return None
+    return plain["figures"].get(f"{dimension}.auc_ceiling")
 
 
 def _gold_letters(capability: dict[str, Any]) -> list[float]:
@@ -209,7 +221,12 @@ def main() -> None:
         if options.again and not options.gather:
             _forget(name)
         found = _read(name)
-        if not options.gather and (found is None or left(name, found)):  # what was begun is taken up
+        begun = found is not None and left(name, found)
+        if begun and found["versions"] != versions() and not options.gather:
+            # To go on would throw away what is there: its conditions are taken up on the same versions only.
+            print(f"{name} was begun under other versions: --again measures it anew.", flush=True)
+            continue
+        if not options.gather and (found is None or begun):
             subprocess.run([sys.executable, "-m", *command], check=True)
     print(write("summary", summary()))
 

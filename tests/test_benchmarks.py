@@ -316,15 +316,18 @@ def test_the_frontier_orders_by_the_settings_that_found_each_mask(monkeypatch: p
     ]
 
 
-def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks import run
     from benchmarks.rivals import CONDITIONS
 
     files: dict[str, Any] = {
-        "rivals_power_steps": {"made": dict.fromkeys(CONDITIONS[:-1], ())},
-        "rivals_wealth_steps": {"made": dict.fromkeys(CONDITIONS, ())},
-        "frontier_power_steps": {"points": []},
+        "rivals_power_steps": {"made": dict.fromkeys(CONDITIONS[:-1], ()), "versions": versions()},
+        "rivals_wealth_steps": {"made": dict.fromkeys(CONDITIONS, ()), "versions": versions()},
+        "frontier_power_steps": {"points": [], "versions": versions()},
+        "frontier_wealth_steps": {"points": [], "versions": {**versions(), "torch": "1"}},  # to go on would replace it
         "compare": {},
     }
     for name, content in files.items():
@@ -341,3 +344,4 @@ def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", ["run.py"])
     run.main()
     assert ran == ["rivals_power_steps", "frontier_power_steps", "trace"]
+    assert "frontier_wealth_steps was begun under other versions: --again" in capsys.readouterr().out

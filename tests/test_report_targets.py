@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MBTI = {
-    "auc": 0.8, "auc_bag_of_words": 0.7, "auc_minus_best_control": 0.04, "own_answers": 0.1, "own_answers_opposite": 0.0
+    "auc": 0.8, "auc_bag_of_words": 0.7, "auc_minus_best_control": 0.06, "own_answers": 0.1, "own_answers_opposite": 0.0
 }  # fmt: skip
 
 
@@ -26,23 +27,55 @@ def row(name: str, acc: float, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def files() -> dict[str, Any]:
-    """Result files of one set, one dimension and one capability suite, with what the section reads of them."""
-    directed = row("directed", 0.94, cost="75 backwards", acc_opposite=figure(0.1))
-    letters = {
-        "title": "MMLU: log-probability, change to base", "columns": ["mask", "gold letter among the four, nats"],
-        "rows": [["a", figure(0.02)], ["b", figure(-0.13)]],
+def suite(letters: str, dtype: str = "bfloat16", **figures: float | None) -> dict[str, Any]:
+    """A suite of one dimension, as far as the page reads it."""
+    kept = {f"{letters}.{k}": figure(v) for k, v in {**MBTI, **figures}.items() if v is not None}
+    kept |= {f"{letters}.test_answers": 192, f"{letters}.capability_loss": 0.02}
+    return {"figures": kept, "data": {"rows": "da7a"}, "model": {"dtype": dtype}}
+
+
+def capability(rises: Sequence[float], letters: Sequence[float]) -> dict[str, Any]:
+    accuracy = {
+        "title": "Accuracy, change to base", "columns": ["worn", "HellaSwag, by bytes"],
+        "rows": [[str(n), figure(v)] for n, v in enumerate(rises)],
     }  # fmt: skip
+    mmlu = {
+        "title": "MMLU: log-probability, change to base",
+        "columns": [
+            "worn", "gold letter among the four, nats", "gold letter among all tokens, nats",
+            "gold choice written out, nats a token",
+        ],
+        "rows": [[str(n), figure(v), figure(2 * v), figure(v / 10)] for n, v in enumerate(letters)],
+    }  # fmt: skip
+    return {"tables": [accuracy, mmlu]}
+
+
+def files() -> dict[str, Any]:
+    """Result files of one set, of two dimensions and of capability, with what the section reads of them."""
+    claims = [{"figure": "acc", "over": "random", **figure(0.4), "p_holm": 0.01}, {"figure": "acc_opposite"}]
+    directed = row("directed", 0.94, cost="75 backwards", acc_opposite=figure(0.1), claims=claims)
+    rivals = {"lora-sft": 0.04, "lora-dpo": 0.06, "retrieval": None}
+    others = [row("other: rich", 0.9, kind="control"), row("other: poor", 0.1, kind="control")]
     return {
         "ai_persona_power_steps": {"evaluation": {"rows": [directed, row("system prompt", 0.5, kind="prompt")]}},
-        "ai_persona_power_methods": {"evaluation": {"rows": [row("wanda", 0.551), row("sparsegpt", 0.549)]}},
-        "rivals_power_steps": {
-            "made": {"lora-sft": [row("lora-sft", 0.7, kind="rival", capability_loss=0.04)]},
-            "minus": {"lora-sft": {"acc": figure(0.24)}},
+        "ai_persona_power_methods": {
+            "evaluation": {"rows": [row("wanda", 0.551), row("sparsegpt", 0.549)], "model": {"dtype": "float32"}}
         },
-        "suite_mbti-JP": {"figures": {f"JP.{k}": figure(v) for k, v in {**MBTI, "auc_ceiling": 0.9}.items()}},
-        "suite_mbti-tuned-JP": {"figures": {f"JP.{k}": figure(0.1) for k in MBTI}},  # dropped, so not shown
-        "suite_capability-power-steps": {"figures": {"hellaswag_change": figure(-0.004)}, "tables": [letters]},
+        "rivals_power_steps": {
+            "dtype": "bfloat16",
+            "made": {**{n: [row(n, 0.7, kind="rival", capability_loss=v)] for n, v in rivals.items()}, "other": others},
+            "minus": {
+                **{n: {"acc": figure(0.24) | {"p_holm": 0.01}} for n in rivals},
+                "other: rich": {"acc": figure(0.06) | {"p_holm": 0.3}},
+                "other: poor": {"acc": figure(0.8) | {"p_holm": 0.01}},
+            },
+        },
+        "suite_mbti-JP": suite("JP", auc_ceiling=0.9),
+        "suite_mbti-tuned-JP": suite("JP", auc=0.88, auc_minus_best_control=0.04),
+        "suite_mbti-SN": suite("SN", dtype="float32", auc=0.6, auc_ceiling=0.65),
+        "suite_mbti-steps-SN": suite("SN"),
+        "suite_capability-power-steps": capability((0.001, -0.004), (0.02, -0.13)),
+        "suite_capability-wealth-steps": capability((0.012, 0.0), (0.01, 0.0)),
     }
 
 
@@ -64,26 +97,53 @@ def test_figures_are_met_or_missed_by_so_much(cells: dict[str, list[str]]) -> No
     assert cells[of + "capability loss, nats a token"] == ["≤ 0.05", "0.020 ± 0.010", "met"]
     missed = cells[of + "own answers of the opposite, nats a token"]
     assert missed == ["≥ 0", "-0.000 [-0.050, +0.050]", "**missed by 0.001**"]  # not by 0.000
-    assert cells["HellaSwag, worst mask: accuracy, change"][1:] == ["-0.004 [-0.054, +0.046]", "met"]
-    letters = cells["MMLU, worst mask: log p of the gold letter among the four, change in nats"]
-    assert letters == ["within 0.03", "-0.130 [-0.180, -0.080]", "**missed by 0.100**"]
 
 
-def test_differences_are_met_where_their_interval_is_clear_of_zero(cells: dict[str, list[str]]) -> None:
+def test_capability_goes_by_the_mask_that_moves_farthest_either_way(cells: dict[str, list[str]]) -> None:
+    hellaswag = cells["HellaSwag, by bytes: accuracy, change, farthest of 4 masks"]
+    assert hellaswag == ["within 0.01", "+0.012 [-0.038, +0.062]", "**missed by 0.002**"]
+    for called, missed in (
+        ("gold letter among the four", "-0.130 [-0.180, -0.080] | **missed by 0.100**"),
+        ("gold letter among all tokens", "-0.260 [-0.310, -0.210] | **missed by 0.230**"),
+        ("gold choice written out, a token", "-0.013 [-0.063, +0.037] | met"),
+    ):
+        found = cells[f"MMLU: log p of the {called}, change in nats, farthest of 4 masks"]
+        assert found == ["within 0.03", *missed.split(" | ")]
+
+
+def test_differences_are_met_where_they_are_clear_of_zero(cells: dict[str, list[str]]) -> None:
     of = "power-seeking: acc above "
     assert cells[of + "the system prompt"][1:] == ["+0.440: it has 0.500 [0.450, 0.550]", "met"]
-    sft = cells[of + "LoRA, SFT, same budget"]
-    assert sft == ["> 0, clear", "+0.240 [+0.190, +0.290], at losses of 0.020 and 0.040", "met"]
-    above = cells["MBTI J/P, all blocks: AUC above the best control"]
-    assert above == ["> 0, clear", "+0.040 [-0.010, +0.090]", "**not clear**"]
+    assert cells[of + "the best control of its size (random)"][1:] == ["+0.400 [+0.350, +0.450]", "met"]
+    assert cells[of + "the mask of poor"][2] == "met"
+    rich = cells[of + "the mask of rich"]  # its interval is clear of zero, its p after Holm is not
+    assert rich == ["> 0, clear", "+0.060 [+0.010, +0.110]", "**not clear**"]
 
 
-def test_what_was_kept_stands_there_and_nothing_of_what_was_not_measured(cells: dict[str, list[str]]) -> None:
-    share = "0.89: AUC 0.800 [0.750, 0.850], ceiling 0.900 [0.850, 0.950]; words alone 0.700"
-    assert cells["MBTI J/P, all blocks: share of the trained ceiling"] == ["≥ 0.9", share, "**missed by 0.011**"]
-    best = cells["power-seeking: the best found by forwards alone"]
-    assert best[1].startswith("wanda: 0.551 [0.501, 0.601] / 0.551 [0.501, 0.601] at 0.020 nats")
-    assert not [what for what in cells if "wealth-seeking" in what or "chosen on dev" in what or "E/I" in what]
+def test_rivals_stand_with_their_losses_and_what_is_wanted_of_each(cells: dict[str, list[str]]) -> None:
+    of, gap = "power-seeking: acc above ", "+0.240 [+0.190, +0.290]; "
+    assert cells[of + "retrieval"] == ["> 0, clear", gap + "its loss not measured", "met"]
+    sft = cells[of + "LoRA, SFT, scaled within the same bound"]
+    assert sft == ["≥ 0", gap + "losses 0.020 and 0.040", "met"]
+    dpo = cells[of + "LoRA, DPO, scaled within the same bound"]
+    assert dpo[:2] == ["no target", gap + "losses 0.020 and 0.060, **over the budget**"]
+    best = cells["power-seeking: acc / acc_opposite of the best found by forwards alone, of 2 on these very items"]
+    figures = "wanda (float32): 0.551 [0.501, 0.601] / 0.551 [0.501, 0.601], loss 0.020"
+    assert best[1].startswith(figures + "; directed-forward was not measured")
+
+
+def test_every_form_of_a_dimensions_masks_stands_there(cells: dict[str, list[str]]) -> None:
+    own = "J +0.100 [+0.050, +0.150]: met; P +0.000 [-0.050, +0.050]: met"
+    assert cells["J/P, all blocks, one round (bfloat16)"] == [
+        "0.800 [0.750, 0.850]", "0.900 [0.850, 0.950]", "0.700", "0.89: **missed by 0.011**",
+        "+0.060 [+0.010, +0.110]: met", own, "0.020",
+    ]  # fmt: skip
+    tuned = cells["J/P, blocks and share chosen on dev (bfloat16)"]
+    assert tuned[3:5] == ["0.98: met", "+0.040 [-0.010, +0.090]: **not clear**"]
+    steps = cells["S/N, short steps, last third (bfloat16)"]
+    assert steps[1] == "0.650 [0.600, 0.700] (float32)"  # adapters of another dtype
+    assert steps[3] == "1.23: met, in name"  # words alone have more than the adapters
+    assert not [what for what in cells if "wealth-seeking" in what or "E/I" in what]
 
 
 def test_the_papers_figures_stand_beside_ours(cells: dict[str, list[str]]) -> None:

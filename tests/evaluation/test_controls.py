@@ -155,7 +155,10 @@ def test_random_weights_beside_a_score_are_not_of_experts_that_it_spared(
     )
     artefact = replace(found, personas=poles)
     session = open_session(model, tokenizer, split(contrast).calibration, generic=generic, resume=False)
-    evaluate(model, tokenizer, contrast, artefact, controls=("random",), random_seeds=2, session=session, resamples=50)
+    result = evaluate(
+        model, tokenizer, contrast, artefact, controls=("random",), random_seeds=2, session=session, resamples=50
+    )
+    assert "among all weights but those of experts that the masks leave whole" in result["random"].note
     assert len(worn) == 4
     for masks in worn:
         assert spared not in masks or not masks[spared].dropped

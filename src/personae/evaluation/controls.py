@@ -120,6 +120,9 @@ def random_control(bench: Bench, shared: Shared, poles: Poles, seeds: int) -> Co
         if seed == 0:
             loss, sparsities = measured, bench.sparsities((first, second))
     where = "among all weights" if poles.cheap_shares[0] is None else "among the same candidates"
+    pools = (_reached(bench.targets, m, cheap) for m, cheap in zip(poles.masks, poles.cheap_shares, strict=True))
+    if any(len(pool) < len(bench.targets) for pool in pools):
+        where += " but those of experts that the masks leave whole"
     return Condition(
         "random", "control", readings, sparsities, loss, cost=cost_of("random"), seeds=tuple(range(seeds)),
         note=f"as many weights {where}; mean of {seeds} seeds, capability loss of seed 0",
@@ -127,14 +130,14 @@ def random_control(bench: Bench, shared: Shared, poles: Poles, seeds: int) -> Co
 
 
 def _reached(targets: Sequence[Target], masks: Masks, cheap_share: float | None) -> Sequence[Target]:
-    """Where a draw is made; without candidates not from experts that the mask leaves whole.
+    """Where a draw is made: without candidates not from experts that the mask leaves whole.
 
-    No text of theirs reached those, so the score spared them, and to drop their weights would cost nothing: a control
-    too mild. Among candidates they have none.
+    A score spares experts that none of its texts reached. To drop their weights costs nothing, so a control that drew
+    from them would be too mild; among candidates they have none.
     """
     if cheap_share is not None:
         return targets
-    return [t for t in targets if t.expert is None or masks[t.name].dropped]
+    return [t for t in targets if t.expert is None or (t.name in masks and masks[t.name].dropped)]
 
 
 def opposite_control(poles: Poles, persona: Condition) -> Condition:
