@@ -147,7 +147,7 @@ def _dimensions(read: Read) -> Iterator[str]:
     """MBTI, every form of masks that was measured: which one a reader takes is not chosen by these figures here."""
     yield "MBTI: AUC of answers of either pole under the two masks, over that of LoRA adapters on the same rows"
     yield f"(wanted: ≥ {OF_CEILING}), above the best control (wanted: clear), own answers of either pole (wanted: ≥ 0)."
-    yield "'In name': words alone tell the answers apart better than the adapters do, so these are no ceiling.\n"
+    yield "'In name': words alone tell the answers apart better than adapters and masks do.\n"
     yield "| dimension, masks | AUC | adapters | words alone | share of the adapters' | above the best control | own answers | loss |"  # noqa: E501
     yield "|---|---|---|---|---|---|---|---|"
     for dimension in ("EI", "SN", "TF", "JP"):
@@ -166,7 +166,7 @@ def _form(found: Found, plain: Found | None, dimension: str, called: str) -> str
     share = "–"
     if ceiling is not None and plain is not None:
         ratio = auc["value"] / ceiling["value"]
-        in_name = ", in name" if words["value"] > ceiling["value"] else ""
+        in_name = ", in name" if words["value"] > max(ceiling["value"], auc["value"]) else ""
         share = f"{ratio:.2f}: {_verdict(OF_CEILING - ratio)}{in_name if ratio >= OF_CEILING else ''}"
         ceiling_dtype = plain["model"]["dtype"]
     own = "; ".join(

@@ -73,7 +73,7 @@ def files() -> dict[str, Any]:
         "suite_mbti-JP": suite("JP", auc_ceiling=0.9),
         "suite_mbti-tuned-JP": suite("JP", auc=0.88, auc_minus_best_control=0.04),
         "suite_mbti-SN": suite("SN", dtype="float32", auc=0.6, auc_ceiling=0.65),
-        "suite_mbti-steps-SN": suite("SN"),
+        "suite_mbti-steps-SN": suite("SN", auc_bag_of_words=0.85),
         "suite_capability-power-steps": capability((0.001, -0.004), (0.02, -0.13)),
         "suite_capability-wealth-steps": capability((0.012, 0.0), (0.01, 0.0)),
     }
@@ -142,7 +142,7 @@ def test_every_form_of_a_dimensions_masks_stands_there(cells: dict[str, list[str
     assert tuned[3:5] == ["0.98: met", "+0.040 [-0.010, +0.090]: **not clear**"]
     steps = cells["S/N, short steps, last third (bfloat16)"]
     assert steps[1] == "0.650 [0.600, 0.700] (float32)"  # adapters of another dtype
-    assert steps[3] == "1.23: met, in name"  # words alone have more than the adapters
+    assert steps[3] == "1.23: met, in name"  # words alone have more than adapters and masks
     assert not [what for what in cells if "wealth-seeking" in what or "E/I" in what]
 
 
