@@ -107,6 +107,12 @@ def _rivals() -> Iterator[str]:
         yield from HEADINGS
         for rows in found["made"].values():
             yield from (row_of(row) for row in rows)
+        yield "\nWhat each costs: passes over calibration pairs; seconds of discovery, on one core of two beside other work; peak"
+        yield "memory on top of the model; more tokens of a prompt.\n"
+        yield "| condition | cost | seconds | peak memory, MB | prompt tokens |"
+        yield "|---|---|---|---|---|"
+        for rows in found["made"].values():
+            yield from (_price_of(row) for row in rows if row["kind"] != "control")
         yield f"\n`directed` ({masks}) minus each, paired over items; p after Holm over the table:\n"
         yield "| condition | " + " | ".join(FIGURES.values()) + " |"
         yield "|---|" + "---|" * len(FIGURES)
@@ -118,6 +124,12 @@ def _rivals() -> Iterator[str]:
         asked = [which for which in found["made"] if which in CONDITIONS]
         only = ["--only", *asked] if asked else []
         yield f"\n`python -m benchmarks.rivals {shlex.join([name, *['--steps'] * bool(form), *only])}`\n"
+
+
+def _price_of(row: dict[str, Any]) -> str:
+    seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
+    peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}"
+    return f"| {row['name']} | {row['cost']} | {seconds} | {peak} | {row['extra_prompt_tokens']:.0f} |"
 
 
 def _difference(gap: dict[str, float]) -> str:

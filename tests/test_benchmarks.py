@@ -345,3 +345,12 @@ def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(
     run.main()
     assert ran == ["rivals_power_steps", "frontier_power_steps", "trace"]
     assert "frontier_wealth_steps was begun under other versions: --again" in capsys.readouterr().out
+
+
+def test_the_report_says_what_each_rival_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import report
+
+    row = {"name": "retrieval", "cost": "none", "seconds": 1.6, "peak_bytes": None, "extra_prompt_tokens": 322.4}
+    assert report._price_of(row) == "| retrieval | none | 2 | – | 322 |"
+    assert report._price_of({**row, "seconds": None, "peak_bytes": 7.1e9}) == "| retrieval | none | – | 7,100 | 322 |"
