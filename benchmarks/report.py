@@ -107,8 +107,8 @@ def _rivals() -> Iterator[str]:
         yield from HEADINGS
         for rows in found["made"].values():
             yield from (row_of(row) for row in rows)
-        yield "\nWhat each costs: passes over calibration pairs; seconds of discovery, on one core of two beside other work;"
-        yield "peak memory on top of the model; more tokens of a prompt.\n"
+        yield "\nWhat each costs: passes over calibration pairs; seconds of discovery, on one core of two beside other"
+        yield "work; peak memory on top of the model; more tokens of a prompt.\n"
         yield "| condition | cost | seconds | peak memory, MB | prompt tokens |"
         yield "|---|---|---|---|---|"
         for rows in found["made"].values():
