@@ -3,10 +3,10 @@
     python -m benchmarks.gates power wealth --steps      # of the masks of short steps; a core, half an hour
     python -m benchmarks.gates power wealth              # of two rounds, in float32
 
-The masks of both poles (python -m benchmarks.ai_persona) on dev items and on the text that searches read: dropped
-weights at strength s, w ← (1 − s)·w (s = 1 drops them, 0.5 halves them, 2 turns them round), and dropped with w_ij·E[x_j] on
-generic text put back as a bias (`suites/ablation.py`). Per pole the share of items it wins, all and tied, mean log σ of
-its margin, the rise of its own answers, and the capability loss with its 95 % upper bound. Writes
+The masks of both poles (python -m benchmarks.ai_persona) on dev items and on a third of the text that searches read:
+dropped weights at strength s, w ← (1 − s)·w (s = 1 drops them, 0.5 halves them, 2 turns them round), and dropped with
+w_ij·E[x_j] on generic text put back as a bias (`suites/ablation.py`). Per pole the share of items it wins, all and
+tied, mean log σ of its margin, the rise of its own answers, and the capability loss with its 95 % upper bound. Writes
 benchmarks/results/gates_<set>[_steps].json after every row; an interrupted run goes on with the next one.
 """
 
