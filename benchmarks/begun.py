@@ -1,4 +1,4 @@
-"""What a result file that was begun still lacks: rivals and frontiers are written after each condition or point."""
+"""What a result file that was begun still lacks: rivals, frontiers and gates are written after each row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.ai_persona import STEPS
 from benchmarks.frontier import MULTIPLES, multiples
+from benchmarks.gates import WAYS
 from benchmarks.readme import SETS
 from benchmarks.rivals import CONDITIONS
 
@@ -23,6 +24,9 @@ def left(name: str, found: dict[str, Any]) -> list[str]:
         return conditions_left(found["made"])
     if benchmark == "frontier":
         return points_left(found["points"], contrast, STEPS if form else None)
+    if benchmark == "gates":
+        there = {(row["pole"], row["way"]) for row in found["rows"]}
+        return [f"{way} of {pole}" for pole in found["masks"] for way in WAYS if (pole, way) not in there]
     return []
 
 

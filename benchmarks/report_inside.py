@@ -26,6 +26,9 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
         yield from _gains(found)
     if found := read("budget_noise"):
         yield from _noise(found)
+    for name, title in SETS.items():
+        if found := read(f"gates_{name}_steps"):
+            yield from _gates(found, title)
     if found := read("negations"):
         yield from _negations(found)
     if found := read("openings"):
@@ -127,6 +130,25 @@ def _noise(found: Found) -> Iterator[str]:
         cells = (f"{row[key]['value']:.3f} ± {row[key]['error']:.3f}" for key in ("likelihood", "divergence"))
         yield f"| {title} | {row['texts']} | " + " | ".join(cells) + f" | {row['error_ratio']:.2f} |"
     yield f"\n`{found['command']}`\n"
+
+
+def _gates(found: Found, title: str) -> Iterator[str]:
+    yield f"## Gates other than zero, on dev: {title}\n"
+    yield "The masks of short steps with their dropped weights at other strengths (zero: dropped, strength 1), and"
+    yield "dropped with their mean contribution on generic text put back as a bias (mean). Loss on a third of the"
+    yield "search text.\n"
+    yield "| pole | gate | acc of the pole | acc_tied | mean log σ(margin) | own answers | loss | its upper bound |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in found["rows"]:
+        figures = (f"{row[k][0]:.3f} [{row[k][1]:.3f}, {row[k][2]:.3f}]" for k in ("acc", "acc_tied"))
+        numbers = (
+            f"{row['log_sigmoid']:.3f}",
+            f"{row['own_answers']:+.3f}",
+            f"{row['loss']:.3f}",
+            f"{row['bound']:.3f}",
+        )
+        yield f"| {row['pole']} | {row['way']} | " + " | ".join((*figures, *numbers)) + " |"
+    yield f"\n{found['rows'][0]['items']} dev items, {found['rows'][0]['tied_items']} tied.\n\n`{found['command']}`\n"
 
 
 def _negations(found: Found) -> Iterator[str]:

@@ -45,6 +45,7 @@ PARTS = {
     **{f"ai_persona_{name}_steps": ["benchmarks.ai_persona", name, "--steps"] for name in SETS},
     "openings": ["benchmarks.openings"],
     **{f"frontier_{name}_steps": ["benchmarks.frontier", name, "--steps"] for name in SETS},
+    **{f"gates_{name}_steps": ["benchmarks.gates", name, "--steps"] for name in SETS},
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"rivals_{name}_steps": ["benchmarks.rivals", name, "--steps"] for name in SETS},

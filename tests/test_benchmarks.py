@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from discovery_data import small_contrast, small_generic
-from personae.discovery import versions
+from personae.discovery import open_session, versions
+from personae.evaluation.controls import random_masks
+from personae.evaluation.scoring import encode_items, score_encoded
 from personae.models import find_targets, fingerprint
-from personae.personas import split
+from personae.personas import Pair, split
 
 ROOT = Path(__file__).parents[1]
 
@@ -328,6 +333,11 @@ def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(
         "rivals_wealth_steps": {"made": dict.fromkeys(CONDITIONS, ()), "versions": versions()},
         "frontier_power_steps": {"points": [], "versions": versions()},
         "frontier_wealth_steps": {"points": [], "versions": {**versions(), "torch": "1"}},  # to go on would replace it
+        "gates_power_steps": {
+            "masks": {"bold": "1"},
+            "rows": [{"pole": "bold", "way": "zero"}],
+            "versions": versions(),
+        },
         "compare": {},
     }
     for name, content in files.items():
@@ -343,7 +353,7 @@ def test_what_was_begun_is_taken_up_and_what_is_whole_is_not(
     assert ran == []
     monkeypatch.setattr(sys, "argv", ["run.py"])
     run.main()
-    assert ran == ["rivals_power_steps", "frontier_power_steps", "trace"]
+    assert ran == ["rivals_power_steps", "frontier_power_steps", "gates_power_steps", "trace"]
     assert "frontier_wealth_steps was begun under other versions: --again" in capsys.readouterr().out
 
 
@@ -354,3 +364,42 @@ def test_the_report_says_what_each_rival_costs(monkeypatch: pytest.MonkeyPatch) 
     row = {"name": "retrieval", "cost": "none", "seconds": 1.6, "peak_bytes": None, "extra_prompt_tokens": 322.4}
     assert report._price_of(row) == "| retrieval | none | 2 | – | 322 |"
     assert report._price_of({**row, "seconds": None, "peak_bytes": 7.1e9}) == "| retrieval | none | – | 7,100 | 322 |"
+
+
+def test_gates_are_worn_as_they_say_and_read_from_either_pole(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., Any]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import begun, gates
+
+    model, tokenizer = tiny_model("llama")
+    alike = tuple(Pair(f"And team {n}?", f"Yes, I lead {n}.", f"Yes, but not {n}.") for n in range(10))
+    contrast = replace(small_contrast(40), pairs=small_contrast(40).pairs + alike)
+    session = open_session(model, tokenizer, contrast, generic=small_generic(), resume=False)
+    masks = {pole: random_masks(session.targets, 400, n) for n, pole in enumerate(contrast.poles)}
+    artefact = {pole: SimpleNamespace(masks=masks[pole]) for pole in contrast.poles}
+    parts = SimpleNamespace(dev=contrast)
+    found: Any = SimpleNamespace(
+        model=model, tokenizer=tokenizer, contrast=contrast, parts=parts, artefact=artefact, session=session
+    )
+    rows = list(gates.readings(found, tuple(gates.WAYS), []))
+    assert [(r["pole"], r["way"]) for r in rows] == [(p, w) for p in contrast.poles for w in gates.WAYS]
+    items = encode_items(model, tokenizer, contrast)
+    base = score_encoded(model, items).difference()
+    by_hand = {}
+    for target in session.targets:  # twice the mask's weights the other way round
+        by_hand[target.name] = target.weight.clone()
+        target.weight.mul_(1 - 2.0 * torch.from_numpy(masks["follow"][target.name].dropped_bool()))
+    turned = score_encoded(model, items).difference()
+    for target in session.targets:
+        target.weight.copy_(by_hand[target.name])
+    [row] = [r for r in rows if (r["pole"], r["way"]) == ("follow", "strength 2")]
+    assert row["log_sigmoid"] == pytest.approx(-np.logaddexp(0, turned).mean())
+    assert row["acc"][0] == pytest.approx((turned < 0).mean())
+    assert score_encoded(model, items).difference() == pytest.approx(base)
+    losses = {r["way"]: r["loss"] for r in rows if r["pole"] == "lead"}
+    assert len(set(losses.values())) == len(gates.WAYS)
+    assert all(r["bound"] > r["loss"] for r in rows)
+    kept = {"rows": rows[:-1], "masks": dict.fromkeys(contrast.poles, "")}
+    assert begun.left("gates_power_steps", kept) == ["mean of follow"]
+    assert [r["way"] for r in gates.readings(found, tuple(gates.WAYS), rows[:-1])] == ["mean"]
