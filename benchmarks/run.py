@@ -128,23 +128,28 @@ def summary() -> dict[str, float]:
     return flat
 
 
+MBTI_FORMS = {"mbti-steps": "steps", "mbti-tuned": "tuned", "mbti": "one_round"}  # the latest first
+
+
 def _dimension(dimension: str) -> dict[str, float]:
-    """MBTI: of short steps in the last third, the headline, where they were measured, else of all blocks in one round;
-    and of masks whose blocks and share dev chose. The ceiling is what adapters reach on the same rows."""
-    plain, found = _read(f"suite_mbti-{dimension}"), {}
-    for form, key in (("mbti-steps", "auc"), ("mbti-tuned", "tuned_auc"), ("mbti", "one_round_auc")):
+    """MBTI: AUC of every form of masks, over what adapters reach on the same rows, and what both have above chance.
+
+    Without a form in its name a key is of the latest that was measured: short steps in the last third of the blocks,
+    blocks and share chosen on dev, all blocks in one round. No figure of test chooses between them.
+    """
+    plain, found = _read(f"suite_mbti-{dimension}"), dict[str, float]()
+    for form, name in MBTI_FORMS.items():
         masks = _read(f"suite_{form}-{dimension}")
         if not masks:
             continue
-        found[f"mbti.{dimension}.{key}"] = auc = _value(masks["figures"][f"{dimension}.auc"])
-        ceiling = ceiling_of(dimension, masks, plain)
-        if ceiling is not None:
-            found[f"mbti.{dimension}.{key}_over_ceiling"] = auc / _value(ceiling)
+        figures = {"auc": _value(masks["figures"][f"{dimension}.auc"])}
+        if (ceiling := ceiling_of(dimension, masks, plain)) is not None:
+            figures["auc_over_ceiling"] = figures["auc"] / _value(ceiling)
             if ceiling["low"] > 0.5:  # else there is no gain over chance to be a share of
-                found[f"mbti.{dimension}.{key}_gain_over_ceiling"] = (auc - 0.5) / (_value(ceiling) - 0.5)
-    for key in ("auc", "auc_over_ceiling", "auc_gain_over_ceiling"):
-        if f"mbti.{dimension}.{key}" not in found and f"mbti.{dimension}.one_round_{key}" in found:
-            found[f"mbti.{dimension}.{key}"] = found[f"mbti.{dimension}.one_round_{key}"]
+                figures["auc_gain_over_ceiling"] = (figures["auc"] - 0.5) / (_value(ceiling) - 0.5)
+        if not found:
+            found |= {f"mbti.{dimension}.{key}": value for key, value in figures.items()}
+        found |= {f"mbti.{dimension}.{name}_{key}": value for key, value in figures.items()}
     return found
 
 

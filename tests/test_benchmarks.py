@@ -403,3 +403,28 @@ def test_gates_are_worn_as_they_say_and_read_from_either_pole(
     kept = {"rows": rows[:-1], "masks": dict.fromkeys(contrast.poles, "")}
     assert begun.left("gates_power_steps", kept) == ["mean of follow"]
     assert [r["way"] for r in gates.readings(found, tuple(gates.WAYS), rows[:-1])] == ["mean"]
+
+
+def test_a_dimensions_keys_are_of_the_latest_form_whatever_it_reaches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import run
+
+    def suite(auc: float, ceiling: float | None = None, data: str = "da7a") -> str:
+        spread = None if ceiling is None else {"value": ceiling, "low": ceiling - 0.05, "high": ceiling + 0.05}
+        figures = {"JP.auc": {"value": auc}, "JP.test_answers": 192, "JP.auc_ceiling": spread}
+        return json.dumps({"figures": figures, "data": {"rows": data}})
+
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    assert run._dimension("JP") == {}
+    (tmp_path / "suite_mbti-JP.json").write_text(suite(0.7, 0.8), encoding="utf-8")
+    assert run._dimension("JP")["mbti.JP.auc_over_ceiling"] == pytest.approx(0.7 / 0.8)
+    (tmp_path / "suite_mbti-tuned-JP.json").write_text(suite(0.6), encoding="utf-8")
+    found = run._dimension("JP")
+    assert (found["mbti.JP.auc"], found["mbti.JP.tuned_auc"], found["mbti.JP.one_round_auc"]) == (0.6, 0.6, 0.7)
+    assert found["mbti.JP.auc_gain_over_ceiling"] == pytest.approx(0.1 / 0.3)
+    (tmp_path / "suite_mbti-steps-JP.json").write_text(suite(0.9, data="other rows"), encoding="utf-8")
+    found = run._dimension("JP")  # on other rows the adapters are no ceiling of these masks
+    assert (found["mbti.JP.auc"], found["mbti.JP.steps_auc"]) == (0.9, 0.9)
+    assert not {"mbti.JP.steps_auc_over_ceiling", "mbti.JP.auc_over_ceiling"} & found.keys()
