@@ -103,8 +103,8 @@ class Row:
     per-byte log-probability. Tied figures are None where no item is tied. own_answers: change over base of the mean
     log p a token of p⁺'s answers under p⁺'s mask; own_answers_opposite: of p⁻'s answers under p⁻'s. sparsity: of
     both masks, and their mean. loss: None where it was not measured. seconds: of discovery. cost: 'none',
-    'forward-only', 'one backward' or, of short steps, how many of how many pairs: passes over calibration pairs, for
-    the price of weights and every later round read generic text backward beside. extra_prompt_tokens: a request, mean.
+    'forward-only', 'one backward' or, of short steps, how many of how many pairs: passes over calibration pairs (prices
+    and later rounds read some generic text backward beside them). extra_prompt_tokens: a request, mean.
     readings: one, or one a seed. peak_bytes: memory that discovery needed on top of the loaded model, at its peak.
     """
 
