@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mbti_files import write_mbti_files
 from personae.discovery import GenericText, Settings, open_session, stepped, steps, to_masks
 from personae.errors import ModelError, OptionError
 from personae.evaluation.suites import SuiteContext
@@ -25,20 +25,8 @@ SIZES = Sizes(calibration=12, dev=4, test=6, tokens=24)
 
 @pytest.fixture
 def context(model_and_tokenizer: Any, tmp_path: Path) -> SuiteContext:
-    """Files of the public schema: E/I answers shared instructions, S/N its own ones."""
     model, tokenizer = model_and_tokenizer
-    for name in ("EI", "SN"):
-        rows = [
-            {
-                "dimension": name, "pole": pole,
-                "instruction": f"{name} tell me of topic {n}" + ("" if name == "EI" else f" for pole {pole}"),
-                "output": f"{('we dance and sing, friends', 'a quiet book at home')[side]} {n}",
-            }
-            for side, pole in enumerate(name) for n in range(60)
-        ]  # fmt: skip
-        path = tmp_path / "mbti" / f"{name}_dev.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_mbti_files(tmp_path, 60)
     return SuiteContext(model, tokenizer, tmp_path, tmp_path / "parts")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from discovery_data import bits, same_bits
+from mbti_files import write_mbti_files
 from personae.discovery import GenericText, Session, capability, open_session
 from personae.errors import DataError, OptionError
 from personae.evaluation.bootstrap import Difference, Estimate
@@ -40,20 +41,8 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture
 def context(model_and_tokenizer: Any, tmp_path: Path) -> SuiteContext:
-    """Files of the public schema: E/I answers shared instructions, S/N its own ones."""
     model, tokenizer = model_and_tokenizer
-    for name in ("EI", "SN"):
-        rows = [
-            {
-                "dimension": name, "pole": pole,
-                "instruction": f"{name} say something about topic {n}" + ("" if name == "EI" else f" for pole {pole}"),
-                "output": f"{('we dance and sing, friends', 'a quiet book at home')[side]} {n} " * (1 + (n + side) % 3),
-            }
-            for side, pole in enumerate(name) for n in range(50)
-        ]  # fmt: skip
-        path = tmp_path / "mbti" / f"{name}_dev.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_mbti_files(tmp_path, 50)
     return SuiteContext(model, tokenizer, tmp_path, tmp_path / "parts")
 
 
