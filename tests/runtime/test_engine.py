@@ -185,6 +185,22 @@ def test_cohorts_take_turns(endless) -> None:
     assert len(turns) > 12  # 4 looks, 5 turns each
 
 
+def test_who_comes_during_a_turn_is_next(endless) -> None:
+    """Before the look that has just had its turn, however few were waiting when that began."""
+    endless.apart = {"a"}
+    order: list[str] = []
+    with Engine(endless) as engine:
+
+        def listener(word):
+            if not order:  # in the engine's thread, so in the first turn of a
+                engine.submit(asked(endless, max_new_tokens=80), listener=lambda word: order.append("base"))
+            order.append("a")
+
+        engine.submit(asked(endless, look_of("a"), max_new_tokens=80), listener)
+        until(lambda: "base" in order)
+    assert 0 < order.index("base") <= 16  # steps a turn
+
+
 def test_at_most_so_many_rows(endless) -> None:
     with Engine(endless, max_batch=3) as engine:
         endless.entered.clear()

@@ -200,8 +200,9 @@ class Engine:
                 self._take_in()
                 if self._cohorts:
                     look = next(iter(self._cohorts))
-                    cohort = self._cohorts[look] = self._cohorts.pop(look)  # to the end: the others come first now
-                    self._take_turn(look, cohort)
+                    self._take_turn(look, self._cohorts[look])
+                    if look in self._cohorts:  # to the end, after whoever came meanwhile
+                        self._cohorts[look] = self._cohorts.pop(look)
             except BaseException as error:
                 # Nothing above lets a request's own failure through, so what is running cannot be trusted any more.
                 _log.exception("the engine failed; all its requests get the exception")
