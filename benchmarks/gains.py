@@ -95,7 +95,7 @@ WORN = ("plain", "t-shrunk", "rank 1")
 def carried_over(made: Gradients, other: Gradients, session: Session) -> dict[str, Any]:
     """Promised and kept gain of the N best candidates, mean of both poles."""
     inside = session.candidates(CHEAP_SHARE)
-    price = session._root_price
+    price = {name: session.root_price(name) for name in made}
 
     def flat(of: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.cat([of[name][inside[name]] for name in made])

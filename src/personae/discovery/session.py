@@ -90,7 +90,7 @@ class Session:
     def with_calibration(self, calibration: Calibration) -> Session:
         """The same model, generic text and what is computed from it, with other calibration items."""
         other = replace(self, calibration=calibration, _other_gains={}, _base=dict(self._base))
-        for name in ("generic_statistics", "generic_wanda", "fisher", "_root_price"):
+        for name in ("generic_statistics", "generic_wanda", "fisher"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -295,27 +295,27 @@ class Session:
     def prepare_price(self, rank_by: str) -> None:
         """Compute now what `by_price` needs."""
         if rank_by != "gain":
-            _ = self._root_price
+            _ = self.fisher
 
     def by_price(self, name: str, gain: torch.Tensor, rank_by: str) -> torch.Tensor:
-        """What orders candidates: gain/√D, or the gain itself."""
+        """What orders candidates: gain/√D, or the gain itself. The model must wear no mask."""
         if rank_by == "gain":
             return gain
-        return gain / self._root_price[name]
+        return gain / self.root_price(name)
 
-    @cached_property
-    def _root_price(self) -> dict[str, torch.Tensor]:
+    def root_price(self, name: str) -> torch.Tensor:
         """sqrt(D) = |w|·sqrt(F), (out, in), kept away from zero; infinite where F is 0, which is no price.
 
         The price reads fewer texts than cheapness: an expert that none of them reached would cost nothing, and its
-        weights would go first.
+        weights would go first. Made anew each time: kept, it would be one more float32 copy of the targets.
         """
-        roots = {}
-        for target in self.targets:
-            fisher = self.fisher[target.name]
-            root = (fisher.sqrt() * target.weight.abs().float().cpu()).clamp(min=1e-9)
-            roots[target.name] = root.masked_fill_(fisher == 0, math.inf)
-        return roots
+        fisher, weight = self.fisher[name], self._by_name[name].weight
+        root = fisher.sqrt().mul_(weight.detach().abs().to("cpu", torch.float32)).clamp_(min=1e-9)
+        return root.masked_fill_(fisher == 0, math.inf)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Target]:
+        return {t.name: t for t in self.targets}
 
     def isolated(self, settings: Settings, pole: Pole, weight: float) -> Dropped:
         """A whole subnetwork at `sparsity`: per row, drop first by u − λ·sign(H)·r, r the rank of |H| in its row."""
