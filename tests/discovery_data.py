@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import torch
 from torch import nn
 
-from personae.discovery import GenericText
+from personae.discovery import GenericText, discover
 from personae.models import Encoded, Question
 from personae.personas import Contrast, Pair, Sample
+from personae.subnetwork import Artefact
 
 VOCABULARY = 300  # every tiny model has more tokens than that
 
@@ -61,3 +63,9 @@ def same_bits(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
     """Whether not one bit has changed since."""
     now = bits(model)
     return now.keys() == before.keys() and all(torch.equal(now[n], before[n]) for n in now)
+
+
+def run(model: Any, tokenizer: Any, contrast: Any = None, **options: Any) -> Artefact:
+    """`discover` on all of a small contrast with given generic text."""
+    options = {"generic": small_generic(), "split_seed": None, "resume": False, **options}
+    return discover(model, tokenizer, small_contrast(4) if contrast is None else contrast, **options)

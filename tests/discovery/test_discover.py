@@ -1,4 +1,4 @@
-"""The whole way on tiny models: discover, wear, restore; shares, budget, one-sided and unpaired data, interruptions."""
+"""The whole way on tiny models: discover, wear, restore; shares, one-sided and unpaired data, interruptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,24 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import personae
-from discovery_data import bits, same_bits, small_contrast, small_generic
+from discovery_data import bits, run, same_bits, small_contrast, small_generic
 from personae.discovery import (
     METHODS,
     Cost,
     GenericText,
     Settings,
     attribute,
-    capability,
     choose,
-    discover,
     encode_contrast,
-    margin,
     mean_log_probabilities,
-    measure,
     open_session,
-    to_masks,
     versions,
 )
 from personae.discovery.selection import count
-from personae.discovery.settings import DEFAULT_CHEAP_SHARES
 from personae.errors import DataError, OptionError
 from personae.models import find_targets, fingerprint
 from personae.personas import Persona, Sample, split
-from personae.runtime import PersonaModel, wearing
+from personae.runtime import PersonaModel
 from personae.subnetwork import Artefact
 
 TinyModel = Callable[..., tuple[Any, Any]]
@@ -51,12 +44,6 @@ SHARES: dict[str, dict[str, Any]] = {m: {"sparsity": 0.3} for m in METHODS} | {
     "directed": {"cheap_share": 0.3, "drop_share": 0.01},
     "directed-forward": {"cheap_share": 0.3, "drop_share": 0.002},  # fewer targets, so fewer candidates
 }
-
-
-def run(model: Any, tokenizer: Any, contrast: Any = None, **options: Any) -> Artefact:
-    """`discover` on all of a small contrast with given generic text."""
-    options = {"generic": small_generic(), "split_seed": None, "resume": False, **options}
-    return discover(model, tokenizer, small_contrast(4) if contrast is None else contrast, **options)
 
 
 def zeros(model: Any) -> dict[str, torch.Tensor]:
@@ -152,110 +139,6 @@ def test_isolated(tiny_model: TinyModel) -> None:
     assert artefact["lead"].difference_rate(artefact["follow"]) > 0.1
 
 
-def test_more_than_the_candidates_is_refused_in_words(tiny_model: TinyModel) -> None:
-    model, tokenizer = tiny_model("llama")
-    with pytest.raises(OptionError, match=r"--drop-share 0\.2 asks for .* \(--cheap-share 0\.1\)"):
-        run(model, tokenizer, cheap_share=0.1, drop_share=0.2)
-
-
-def test_all_that_help_are_dropped_without_a_drop_share(tiny_model: TinyModel) -> None:
-    model, tokenizer = tiny_model("llama")
-    artefact = run(model, tokenizer, cheap_share=0.1)
-    lead, follow = artefact.personas.values()
-    assert 0.07 < lead.sparsity + follow.sparsity < 0.13  # each candidate helps one pole
-    assert lead.provenance.parameters["cheap_share"] == 0.1
-
-
-@pytest.mark.parametrize(("method", "budget"), [("directed", 0.03), ("wanda", 0.05), ("contrastive-wanda", 0.05)])
-def test_the_budget_is_kept(tiny_model: TinyModel, method: str, budget: float) -> None:
-    model, tokenizer = tiny_model("llama")
-    generic = small_generic()
-    artefact = run(model, tokenizer, method=method, max_capability_loss=budget, generic=generic)
-    text = generic.held_out.read
-    base = capability(model, text)
-    for subnetwork in artefact.personas.values():
-        searched = subnetwork.provenance.measured["capability_loss_searched"]
-        with wearing(find_targets(model), subnetwork.masks):
-            assert capability(model, text).loss(base) == pytest.approx(searched, abs=1e-6)
-            assert capability(model, text).loss_bound(base) <= budget
-        assert searched <= subnetwork.provenance.measured["capability_loss_bound"] <= budget
-        assert subnetwork.dropped > 0
-        assert ("cheap_share" in subnetwork.provenance.parameters) == (method == "directed")
-
-
-@pytest.mark.parametrize("better", [False, True])
-def test_a_round_is_kept_where_dev_gains_by_it(
-    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, better: bool
-) -> None:
-    model, tokenizer = tiny_model("llama")
-    module = sys.modules["personae.discovery.discover"]
-    measured: list[float] = []
-
-    def measure(*arguments: Any) -> dict[str, Any]:
-        measured.append(float(len(measured)) * (1 if better else -1))
-        return {"dev_log_sigmoid": measured[-1], "dev_items": 1}
-
-    monkeypatch.setattr(module, "measure", measure)
-    artefact = run(model, tokenizer, max_capability_loss=0.03, rounds=3)
-    shares = len(DEFAULT_CHEAP_SHARES)
-    for subnetwork in artefact.personas.values():
-        assert subnetwork.provenance.parameters.get("round") == (3 if better else None)
-        assert subnetwork.provenance.measured["capability_loss_searched"] <= 0.03
-        assert subnetwork.dropped > 0
-    assert len(measured) == 2 * (shares + 2 if better else shares + 1)
-
-
-def test_one_round_takes_no_divergence(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*arguments: Any, **options: Any) -> Any:
-        raise AssertionError
-
-    monkeypatch.setattr("personae.discovery.session.divergence_gradient", never)
-    model, tokenizer = tiny_model("llama")
-    artefact = run(model, tokenizer, max_capability_loss=0.03, rounds=1)
-    assert all(s.dropped for s in artefact.personas.values())
-
-
-def test_a_budget_that_nothing_keeps_drops_nothing(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = tiny_model("llama")
-    monkeypatch.setattr("personae.discovery.budget.Capability.loss_bound", lambda self, base: 9.0)
-    for method in ("directed", "magnitude"):
-        told = rf"no mask of {method} keeps 0\.01 nats a token \(pole [12].*may cost 9\.000.*the mask is empty"
-        with pytest.warns(UserWarning, match=told):
-            artefact = run(model, tokenizer, method=method, max_capability_loss=0.01)
-        assert [s.dropped for s in artefact.personas.values()] == [0, 0]
-        assert [s.provenance.measured["dev_margin_gain"] for s in artefact.personas.values()] == [0.0, 0.0]
-
-
-def test_the_budget_reads_held_out_text_only() -> None:
-    texts = small_generic()
-    many = GenericText(texts.plain * 20, texts.chat * 20, "many")
-    assert (len(many.held_out.read.plain), len(many.held_out.read.chat)) == (8, 24)
-    more = replace(many, answers=30).held_out.read
-    assert (len(more.plain), len(more.chat)) == (10, 30)
-    assert texts.held_out.read == texts.held_out
-
-
-def test_what_dev_says(tiny_model: TinyModel) -> None:
-    model, tokenizer = tiny_model("llama")
-    session = open_session(model, tokenizer, small_contrast(4), generic=small_generic(), resume=False)
-    dev = encode_contrast(model, tokenizer, small_contrast(9))
-    (choice,) = choose(session, Settings(**SHARES["directed"]), dev, poles=(1,))
-    base = mean_log_probabilities(model, dev)
-    with wearing(session.targets, to_masks(choice.dropped)):
-        worn = mean_log_probabilities(model, dev)
-    acc, mean = margin(worn)
-    assert choice.measured == {
-        "dev_items": 9,
-        "dev_acc": 1 - acc,
-        "dev_margin": pytest.approx(-mean),
-        "dev_margin_gain": pytest.approx(margin(base)[1] - mean),
-        "dev_log_sigmoid": pytest.approx(float((worn[:, 1] - worn[:, 0]).sigmoid().log().mean())),
-        "dev_own_answers": pytest.approx(float((worn - base)[:, 1].mean())),
-    }
-    unpaired = encode_contrast(model, tokenizer, small_contrast(4, paired=False))
-    assert measure(session, choice.dropped, unpaired, 1)["dev_items"] == 7
-
-
 def test_the_artefact_says_where_it_comes_from(tiny_model: TinyModel) -> None:
     model, tokenizer = tiny_model("llama")
     contrast = small_contrast(40)
@@ -288,7 +171,8 @@ def test_tested_items_neither_calibrate_nor_choose(tiny_model: TinyModel, monkey
     parts = split(contrast, seed=3)
     module = importlib.import_module("personae.discovery.discover")
     read: dict[str, list[Any]] = {"calibration": [], "choose": [], "measure": []}
-    opened, chosen, measured = module.open_session, module.choose, module.measure
+    choice = importlib.import_module("personae.discovery.choice")
+    opened, chosen, measured = module.open_session, module.choose, choice.measure
 
     def opens(*given: Any, **options: Any) -> Any:
         session = opened(*given, **options)
@@ -303,8 +187,9 @@ def test_tested_items_neither_calibrate_nor_choose(tiny_model: TinyModel, monkey
         read["measure"].append(dev)
         return measured(session, dropped, dev, *rest, **options)
 
-    for name, spy in (("open_session", opens), ("choose", chooses), ("measure", measures)):
-        monkeypatch.setattr(module, name, spy)
+    monkeypatch.setattr(module, "open_session", opens)
+    monkeypatch.setattr(module, "choose", chooses)
+    monkeypatch.setattr(choice, "measure", measures)
     run(model, tokenizer, contrast, split_seed=3, max_capability_loss=0.5)
     calibration, dev = (encode_contrast(model, tokenizer, part) for part in (parts.calibration, parts.dev))
     assert read["calibration"] == [calibration]
@@ -401,7 +286,7 @@ def saved(artefact: Artefact, path: Path) -> bytes:
 def test_the_same_seed_gives_the_same_bytes(
     tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    module = sys.modules["personae.discovery.discover"]
+    module = sys.modules["personae.discovery.discover"]  # the package gives its name to the function
     monkeypatch.setattr(module, "metered", lambda device: nullcontext(Cost()))  # all but what discovery cost
     made = []
     for attempt in range(2):
@@ -459,8 +344,7 @@ def test_ctrl_c_while_a_mask_is_worn(tiny_model: TinyModel, monkeypatch: pytest.
             raise KeyboardInterrupt
         return mean_log_probabilities(*arguments, **options)
 
-    module = sys.modules["personae.discovery.discover"]  # the package gives its name to the function
-    monkeypatch.setattr(module, "mean_log_probabilities", interrupted)
+    monkeypatch.setattr("personae.discovery.choice.mean_log_probabilities", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(model, tokenizer, **SHARES["directed"])
     assert masked == [True]
@@ -512,7 +396,7 @@ def test_a_discovery_killed_late_loses_no_pass(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as late:
-        late.setattr(sys.modules["personae.discovery.discover"], "measure", killed)
+        late.setattr("personae.discovery.choice.measure", killed)
         with pytest.raises(KeyboardInterrupt):
             run(model, tokenizer, small_contrast(6), resume=True, **SHARES["directed"])
     kept = list((own_cache / "resume").iterdir())

@@ -9,15 +9,8 @@ from personae.discovery.calibration import (
     margin,
     mean_log_probabilities,
 )
-from personae.discovery.discover import (
-    DEV_ITEMS,
-    Choice,
-    choose,
-    discover,
-    measure,
-    open_session,
-    versions,
-)
+from personae.discovery.choice import Choice, choose, measure
+from personae.discovery.discover import DEV_ITEMS, discover, open_session, versions
 from personae.discovery.divergence import divergence_gradient
 from personae.discovery.forward import Writer, directions, forward_gains, residual_writers
 from personae.discovery.generic import READ_ANSWERS, GenericText, generic_text, windows

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from personae.discovery import Family, Settings, to_masks
-from personae.discovery.discover import ISOLATED_WEIGHTS
+from personae.discovery.choice import ISOLATED_WEIGHTS
 from personae.discovery.selection import count
 from personae.evaluation.bootstrap import Difference, difference, holm, interval, margin_over_best_control
 from personae.evaluation.suites.faithfulness_readings import POSITIVE, Floats, Masks, Reading, Readings, share_of

@@ -42,7 +42,7 @@ from personae.discovery import (
     open_session,
     to_masks,
 )
-from personae.discovery.discover import ISOLATED_WEIGHTS
+from personae.discovery.choice import ISOLATED_WEIGHTS
 from personae.discovery.selection import check_share, count
 from personae.errors import DataError, ModelError, OptionError
 from personae.evaluation.capability_texts import CapabilityText, unread_text
