@@ -1,4 +1,4 @@
-"""What a result file that was begun still lacks: rivals, frontiers and gates are written after each row."""
+"""What a result file that was begun still lacks: rivals, frontiers, gates and orders are written row by row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.ai_persona import STEPS
 from benchmarks.frontier import MULTIPLES, multiples
 from benchmarks.gates import WAYS
+from benchmarks.orders import ORDERS
 from benchmarks.readme import SETS
 from benchmarks.rivals import CONDITIONS
 
@@ -27,6 +28,8 @@ def left(name: str, found: dict[str, Any]) -> list[str]:
     if benchmark == "gates":
         there = {(row["pole"], row["way"]) for row in found["rows"]}
         return [f"{way} of {pole}" for pole in found["masks"] for way in WAYS if (pole, way) not in there]
+    if benchmark == "orders":
+        return [order for order in ORDERS if all(row["order"] != order for row in found["rows"])]
     return []
 
 

@@ -29,6 +29,9 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
     for name, title in SETS.items():
         if found := read(f"gates_{name}_steps"):
             yield from _gates(found, title)
+    for name, title in SETS.items():
+        if found := read(f"orders_{name}"):
+            yield from _orders(found, title)
     if found := read("negations"):
         yield from _negations(found)
     if found := read("openings"):
@@ -148,6 +151,22 @@ def _gates(found: Found, title: str) -> Iterator[str]:
             f"{row['bound']:.3f}",
         )
         yield f"| {row['pole']} | {row['way']} | " + " | ".join((*figures, *numbers)) + " |"
+    yield f"\n{found['rows'][0]['items']} dev items, {found['rows'][0]['tied_items']} tied.\n\n`{found['command']}`\n"
+
+
+def _orders(found: Found, title: str) -> Iterator[str]:
+    yield f"## Other orders of the same candidates, on dev: {title}\n"
+    yield f"`directed` in one pass from few pairs, the mask of {found['pole']}: each order's largest mask within"
+    yield f"{found['budget']:g} nats a token by the upper bound of its loss on the search text; minus plain: of mean"
+    yield "log σ(margin), paired over items. What each order is stands in the benchmark's file.\n"
+    yield "| order | weights | acc of the pole | acc_tied | mean log σ(margin) | minus plain | own answers | loss | its upper bound |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in found["rows"]:
+        figures = (f"{row[k][0]:.3f} [{row[k][1]:.3f}, {row[k][2]:.3f}]" for k in ("acc", "acc_tied"))
+        minus = _signed(found["minus_plain"].get(row["order"]))
+        numbers = (f"{row['log_sigmoid']:.3f}", minus, f"{row['own_answers']:+.3f}", f"{row['loss']:.3f}")
+        cells = (row["order"], f"{row['dropped']:,}", *figures, *numbers, f"{row['bound']:.3f}")
+        yield "| " + " | ".join(cells) + " |"
     yield f"\n{found['rows'][0]['items']} dev items, {found['rows'][0]['tied_items']} tied.\n\n`{found['command']}`\n"
 
 

@@ -46,6 +46,7 @@ PARTS = {
     "openings": ["benchmarks.openings"],
     **{f"frontier_{name}_steps": ["benchmarks.frontier", name, "--steps"] for name in SETS},
     **{f"gates_{name}_steps": ["benchmarks.gates", name, "--steps"] for name in SETS},
+    **{f"orders_{name}": ["benchmarks.orders", name, "--dtype", "bfloat16"] for name in SETS},
     "rivals_power": ["benchmarks.rivals", "power"],
     "rivals_wealth": ["benchmarks.rivals", "wealth"],
     **{f"rivals_{name}_steps": ["benchmarks.rivals", name, "--steps"] for name in SETS},

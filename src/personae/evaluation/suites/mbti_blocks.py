@@ -27,17 +27,22 @@ def third(name: str, blocks: int) -> range:
     return range(first, last)
 
 
+def places(model: nn.Module, targets: Sequence[Target]) -> dict[str, int]:
+    """The block that each target stands in, by the target's name."""
+    inside = {id(module): number for number, block in enumerate(find_blocks(model)) for module in block.modules()}
+    return {t.name: inside[id(t.module)] for t in targets}
+
+
 def spans(model: nn.Module, targets: Sequence[Target], names: Sequence[str]) -> dict[str, Span]:
     """The ranges on one model. Errors: `ModelError` for a range without targets, as in models of one or two blocks."""
-    blocks = find_blocks(model)
-    place = {id(module): number for number, block in enumerate(blocks) for module in block.modules()}
+    blocks, place = len(find_blocks(model)), places(model, targets)
     found: dict[str, Span] = {}
     for name in names:
-        within = third(name, len(blocks))
-        inside = frozenset(t.name for t in targets if place[id(t.module)] in within)
+        within = third(name, blocks)
+        inside = frozenset(t.name for t in targets if place[t.name] in within)
         if not inside:
             raise ModelError(
-                f"the range '{name}' of this model's {len(blocks)} blocks holds no target: leave it out of the ranges."
+                f"the range '{name}' of this model's {blocks} blocks holds no target: leave it out of the ranges."
             )
         found[name] = Span(within, inside)
     return found
