@@ -30,7 +30,6 @@ from personae.evaluation.suites import SuiteContext, SuiteResult, suite_to_dict,
 from personae.subnetwork import Artefact
 
 MBTI_STEPS = 30  # of eight couples each: 120 answers a pole twice
-MBTI_STEP_SHARE = 0.001  # of the weights of the blocks that they are confined to
 MBTI_RANDOM_SEEDS = 5
 
 
@@ -68,12 +67,11 @@ def _mbti_steps(dimension: str) -> Callable[[SuiteContext], SuiteResult]:
     """Short steps in the last third of the blocks, where tuning found S/N and E/I; the ceiling is that of `mbti-…`."""
 
     def run_this(context: SuiteContext) -> SuiteResult:
-        from personae.evaluation.suites.mbti import run
+        from personae.evaluation.suites.mbti import SHORT_STEPS, run
 
         return run(
             context, dimensions=(dimension,), cheap_share=None, drop_share=None, max_capability_loss=BUDGET,
-            steps=MBTI_STEPS, step_share=MBTI_STEP_SHARE, own_weight=OWN_WEIGHT, blocks="last",
-            random_seeds=MBTI_RANDOM_SEEDS,
+            steps=MBTI_STEPS, **SHORT_STEPS, random_seeds=MBTI_RANDOM_SEEDS,
         )  # fmt: skip
 
     return run_this

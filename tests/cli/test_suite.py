@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli_helpers import Cli, files_of
-from personae.evaluation.suites import SuiteContext, SuiteResult
+from personae.evaluation.suites import SuiteContext, SuiteResult, mbti
+from personae.evaluation.suites.mbti_masks import Finding
 from personae.models import find_targets, fingerprint
 
 MPI = "label_raw,text,label_ocean,key\nAnxiety,Worry about things,N,1\nFriendliness,Make friends easily,E,1\n"
@@ -75,6 +77,10 @@ def test_suites_on_a_contrast(cli: Cli, llama: Path, here: Path, name: str) -> N
             ("--suite", "planted", "-o", "r.md"),
             "--output r.md is where the Markdown goes: name the JSON, such as r.json",
         ),
+        (("--suite", "mbti", "--data", ".", "--steps", "0"), "--steps is 0: it must be 1 or more"),
+        (("--suite", "mbti", "--data", ".", "--dimension", "IE"), "unknown --dimension IE: choose EI, SN, TF, JP"),
+        (("--suite", "planted", "--steps", "3"), "--steps with --suite: only mbti takes that, planted has its own"),
+        (("power-seeking", "--dimension", "EI"), "--dimension goes with --suite"),
         ((), "name a contrast"),
     ],
 )
@@ -101,6 +107,36 @@ def test_a_second_model_stands_beside_the_ai_persona_sets(
     monkeypatch.setattr("personae.evaluation.suites.ai_persona.run", run)
     words = ("eval", "--suite", "ai-persona", "--data", here, "--model", llama, "--second-model", other_llama)
     ended = cli(*words, "--output", here / "a.json", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["figures"] == {"reached": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ((), {}),
+        (
+            ("--steps", "30", "--dimension", "SN", "--dimension", "EI"),
+            {"steps": 30, "step_share": 0.001, "own_weight": 1.0, "blocks": "last", "dimensions": ["EI", "SN"]},
+        ),
+    ],
+)
+def test_mbti_is_found_in_one_round_or_in_short_steps(
+    cli: Cli, llama: Path, here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], asked: dict[str, Any]
+) -> None:
+    """The suite itself is tested in its own room; here: that the options reach it, in settings that it takes."""
+    real = signature(mbti.run)
+
+    def run(context: SuiteContext, **given: Any) -> SuiteResult:
+        real.bind(context, **given)
+        assert given == {"cheap_share": None, "drop_share": None, "max_capability_loss": 0.05, **asked}
+        steps = {name: given[name] for name in ("steps", "step_share", "own_weight", "blocks") if name in given}
+        settings = Finding(None, None, given["max_capability_loss"], **steps).settings(0)
+        assert settings.steps == asked.get("steps")
+        return SuiteResult("mbti", context.record(), {}, {}, {"reached": 1}, ())
+
+    monkeypatch.setattr("personae.evaluation.suites.mbti.run", run)
+    ended = cli("eval", "--suite", "mbti", "--data", here, "--model", llama, *words, "-o", here / "a.json", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["figures"] == {"reached": 1}
 

@@ -31,8 +31,8 @@ from personae.errors import DataError, OptionError
 
 # What --suite takes; every other option shapes the table of one contrast, and a suite would drop it without a word.
 _OF_SUITES = (
-    "contrast", "artefact", "model", "second_model", "suite", "data_folder", "persona", "limit", "output", "dtype",
-    "device", "seed", "as_json",
+    "contrast", "artefact", "model", "second_model", "suite", "data_folder", "persona", "limit", "steps", "dimension",
+    "output", "dtype", "device", "seed", "as_json",
 )  # fmt: skip
 
 
@@ -66,6 +66,8 @@ def evaluate(
     data_folder: Annotated[Path | None, typer.Option("--data", help="Folder of the public data, for --suite.")] = None,
     persona: Annotated[list[Path] | None, typer.Option(help="A .persona file for --suite capability, big-five (may be repeated) and generation (exactly one).")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many items a set, for --suite.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Masks of --suite mbti in so many short steps, in the last third of the blocks, instead of in one round.")] = None,
+    dimension: Annotated[list[str] | None, typer.Option(help="EI, SN, TF or JP, for --suite mbti; may be repeated. Default: all four.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here as well; with --suite also its Markdown.")] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -86,11 +88,15 @@ def evaluate(
             raise OptionError(f"--suite {suite} takes no artefact; masks go with --persona FILE.")
         _refuse_others(context, suite)
         run_suite(
-            suite, contrast=contrast, data=data_folder, personas=tuple(persona or ()), limit=limit, output=output,
-            model=model, second_model=second_model, dtype=dtype, device=device, seed=seed, as_json=as_json,
+            suite, contrast=contrast, data=data_folder, personas=tuple(persona or ()), limit=limit, steps=steps,
+            dimensions=tuple(dimension or ()), output=output, model=model, second_model=second_model, dtype=dtype,
+            device=device, seed=seed, as_json=as_json,
         )  # fmt: skip
         return
-    for option, given in (("--data", data_folder), ("--persona", persona), ("--limit", limit)):
+    of_suites = {
+        "--data": data_folder, "--persona": persona, "--limit": limit, "--steps": steps, "--dimension": dimension,
+    }  # fmt: skip
+    for option, given in of_suites.items():
         if given:
             raise OptionError(f"{option} goes with --suite.")
     if contrast is None:

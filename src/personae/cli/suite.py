@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def run_suite(
     data: Path | None,
     personas: Sequence[Path],
     limit: int | None,
+    steps: int | None,
+    dimensions: Sequence[str],
     output: Path | None,
     model: str | None,
     second_model: str | None,
@@ -50,6 +52,7 @@ def run_suite(
     from personae.subnetwork import load as load_artefact
 
     _check(name, contrast, data, personas, limit)
+    chosen = _of_mbti(name, steps, dimensions)
     if second_model is not None and name != _WITH_A_SECOND_MODEL:
         raise OptionError(f"--second-model goes with a contrast or with --suite {_WITH_A_SECOND_MODEL}, not {name}.")
     path = (output or Path(f"{name}.json")).expanduser()
@@ -68,7 +71,7 @@ def run_suite(
         context = SuiteContext(
             lm, tokenizer, data or Path(), parts=cache_directory() / "suites", seed=seed, limit=limit, progress=bar
         )
-        result = _run(name, context, contrast, artefacts, stronger)
+        result = _run(name, context, contrast, artefacts, stronger, chosen)
         said = {**suite_to_dict(result), "command": command_line()}
         write_text(path, json_text(said))
         write_text(page, suite_to_markdown(result))
@@ -100,7 +103,37 @@ def _check(name: str, contrast: str | None, data: Path | None, personas: Sequenc
         raise OptionError(f"--limit is {limit}: at least 1 is needed.")
 
 
-def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any], stronger: Any) -> Any:
+def _of_mbti(name: str, steps: int | None, dimensions: Sequence[str]) -> dict[str, Any]:
+    """What --steps and --dimension say to the suite. Errors: `OptionError` beside another suite, or out of range."""
+    given = ["--steps"] * (steps is not None) + ["--dimension"] * bool(dimensions)
+    if not given:
+        return {}
+    if name != "mbti":
+        raise OptionError(f"{' and '.join(given)} with --suite: only mbti takes that, {name} has its own protocol.")
+    from personae.evaluation.suites.mbti import SHORT_STEPS
+    from personae.evaluation.suites.mbti_data import DIMENSIONS
+
+    chosen: dict[str, Any] = {}
+    if dimensions:
+        unknown = sorted(set(dimensions) - set(DIMENSIONS))
+        if unknown:
+            raise OptionError(f"unknown --dimension {', '.join(unknown)}: choose {', '.join(DIMENSIONS)}.")
+        chosen["dimensions"] = [d for d in DIMENSIONS if d in dimensions]
+    if steps is not None:
+        if steps < 1:
+            raise OptionError(f"--steps is {steps}: it must be 1 or more.")
+        chosen |= {"steps": steps, **SHORT_STEPS}
+    return chosen
+
+
+def _run(
+    name: str,
+    context: Any,
+    contrast: str | None,
+    artefacts: Sequence[Any],
+    stronger: Any,
+    of_mbti: Mapping[str, Any],
+) -> Any:
     if name == "ai-persona":
         from personae.evaluation.suites.ai_persona import run as ai_persona
 
@@ -110,7 +143,7 @@ def _run(name: str, context: Any, contrast: str | None, artefacts: Sequence[Any]
         from personae.evaluation.suites.mbti import run as mbti
 
         # A share fixed beforehand can cost far more than the product's budget; docs/experiments.md has a case.
-        return mbti(context, cheap_share=None, drop_share=None, max_capability_loss=DEFAULT_BUDGET)
+        return mbti(context, cheap_share=None, drop_share=None, max_capability_loss=DEFAULT_BUDGET, **of_mbti)
     if name == "roleplay":
         from personae.discovery import DEFAULT_BUDGET, Settings
         from personae.evaluation.suites.roleplay import run as roleplay

@@ -12,7 +12,7 @@ costs what `mbti_tuning` says; four dimensions tuned within 40 minutes on two co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ from personae.evaluation.suites.report import Cell, SuiteResult, Table
 
 SOURCE = "PKU-YuanGroup/Machine-Mindset (https://github.com/PKU-YuanGroup/Machine-Mindset)"
 DEV_COUPLES = 48  # read where a budget is searched
+
+# With `steps` (docs/experiments.md, MBTI): β, the largest mask that they wear as a share of its blocks' weights, and
+# those blocks.
+SHORT_STEPS: Mapping[str, Any] = {"own_weight": 1.0, "step_share": 0.001, "blocks": "last"}
 
 
 def run(
