@@ -58,7 +58,7 @@ from personae.models import fingerprint
 from personae.personas import Contrast, split
 from personae.runtime import wearing
 
-POLE = 0  # the seeking one, whose masks dev says less of than of the averse ones
+POLE = 0  # the seeking one: on dev its masks win fewer items than those of its opposite, on both sets
 PAIRS, HELD, ANSWERS = 128, 48, 32
 GATES = (1 / 6, 1 / 2, 5 / 6)
 START = 0.0005  # share of the weights at which the search for the budget begins
@@ -84,8 +84,8 @@ class Trial:
 
     def even_blocks(self) -> Callable[[int], Dropped]:
         """As many weights in every block."""
-        places_of = places(self.session.model, self.session.targets)
-        return self._by_block(np.ones(max(places_of.values()) + 1))
+        place = places(self.session.model, self.session.targets)
+        return self._by_block(np.ones(max(place.values()) + 1))
 
     def blocks_by_separation(self) -> Callable[[int], Dropped]:
         """In proportion to what each block's part of M does on held-out pairs."""
