@@ -11,7 +11,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -96,14 +96,22 @@ def _headlines() -> Iterator[str]:
             yield f"{rounds_table(name)}\n\n`{found['command']}`\n"
 
 
+def _lacking(absent: Sequence[str], form: str) -> Iterator[str]:
+    """What a file that was begun does not hold. form: of `FORMS`; two rounds were the headline once."""
+    if absent and form:
+        yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
+    elif absent:
+        yield "Left as it was when short steps, above, took the place of two rounds. Not measured beside these:"
+        yield ", ".join(absent) + ".\n"
+
+
 def _rivals() -> Iterator[str]:
     for (form, masks), (name, title) in product(FORMS.items(), SETS.items()):
         found = _read(f"rivals_{name}{form}")
         if not found:
             continue
         yield f"## Rivals and further controls beside {masks}: {title}\n"
-        if absent := conditions_left(found["made"]):
-            yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
+        yield from _lacking(conditions_left(found["made"]), form)
         yield from HEADINGS
         for rows in found["made"].values():
             yield from (row_of(row) for row in rows)
@@ -142,8 +150,7 @@ def _frontiers() -> Iterator[str]:
         if not found:
             continue
         yield f"## Frontier of {masks}: {title}\n"
-        if absent := points_left(found["points"], name, STEPS if form else None):
-            yield "**Not measured yet**: " + ", ".join(absent) + ".\n"
+        yield from _lacking(points_left(found["points"], name, STEPS if form else None), form)
         yield "| condition | pole | dropped | acc of the pole | acc_tied | loss plain | loss chat |"
         yield "|---|---|---|---|---|---|---|"
         for p in found["points"]:
