@@ -1,6 +1,6 @@
 """Do gains averaged over gates, or budgets of blocks, choose better weights than first order does? On dev.
 
-    python -m benchmarks.orders wealth --dtype bfloat16        # one core, about 45 minutes a set
+    python -m benchmarks.orders wealth --dtype bfloat16        # one core, 20 to 35 minutes a set
 
 The seeking pole of a public set, PAIRS of its calibration pairs, `directed` in one pass. Each order of the same
 candidates gives its largest mask within the budget on the same search text, and dev reads it:
