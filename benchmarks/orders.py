@@ -10,6 +10,8 @@ candidates gives its largest mask within the budget on the same search text, and
 - `gates averaged`: H = −w·mean of ∂E[Δ]/∂w over models that wear M at strengths GATES, the midpoints of as many equal
   parts of the way to M: integrated gradients along the path that the gates of M take from 1 to 0, by which the H of
   M's weights sum to what M does to the mean margin (Sundararajan et al. 2017, arXiv 1703.01365).
+- `means put back`: plain's order, and for each dropped weight w_ij·E[x_j] on generic text as a bias, in the search too
+  (`suites/ablation.py`): does what that saves of the budget buy a mask that does more?
 - `even blocks`: each block drops as many weights, the best of its own.
 - `blocks by separation`: block b drops in proportion to max(s_b, 0), s_b the gain in mean log σ(margin) that the part
   of M in block b alone brings on HELD calibration pairs which none of the gains has read.
@@ -22,6 +24,7 @@ order; an interrupted run goes on with the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +56,7 @@ from personae.discovery.selection import Dropped, rank
 from personae.discovery.settings import DEFAULT_CHEAP_SHARES
 from personae.evaluation.bootstrap import difference
 from personae.evaluation.scoring import encode_items, score_encoded
+from personae.evaluation.suites.ablation import mean_ablated
 from personae.evaluation.suites.mbti_blocks import places
 from personae.models import fingerprint
 from personae.personas import Contrast, split
@@ -81,6 +85,10 @@ class Trial:
     def gates_averaged(self) -> Callable[[int], Dropped]:
         """Gains averaged on the way to M."""
         return _in_order(self.session, self.settings, averaged_gains(self.session, self.mask))
+
+    def plain_again(self) -> Callable[[int], Dropped]:
+        """The order that M is of."""
+        return self.session.family(self.settings, POLE, CHEAP_SHARE).at
 
     def even_blocks(self) -> Callable[[int], Dropped]:
         """As many weights in every block."""
@@ -112,10 +120,19 @@ class Trial:
 ORDERS: dict[str, Callable[[Trial], Callable[[int], Dropped]]] = {
     "second round": Trial.second_round,
     "gates averaged": Trial.gates_averaged,
+    "means put back": Trial.plain_again,
     "even blocks": Trial.even_blocks,
     "blocks by separation": Trial.blocks_by_separation,
 }
 PLAIN = "plain"
+WITH_MEANS = ("means put back",)
+
+
+def worn(session: Session, order: str, dropped: Dropped) -> AbstractContextManager[None]:
+    """The mask, of some orders with what it drops put back on average."""
+    if order in WITH_MEANS:
+        return mean_ablated(session.targets, to_masks(dropped), session.generic_statistics)
+    return wearing(session.targets, to_masks(dropped))
 
 
 def averaged_gains(session: Session, mask: Dropped) -> Gradients:
@@ -185,13 +202,13 @@ def run(name: str, dtype: str, only: Sequence[str]) -> None:
     }  # fmt: skip
     rows: list[dict[str, Any]] = taken_up(f"orders_{name}", frame, "rows") or []
 
-    def bound(at: Callable[[int], Dropped], number: int) -> float:
-        with wearing(session.targets, to_masks(at(number))):
+    def bound(order: str, dropped: Dropped) -> float:
+        with worn(session, order, dropped):
             return loss_bound_of(model, text, before, BUDGET)
 
     def measured(order: str, at: Callable[[int], Dropped], start: int) -> None:
-        number, _ = largest_within(lambda n: bound(at, n), session.size // 20, BUDGET, start=start, steps=6)
-        with wearing(session.targets, to_masks(at(number))):
+        number, _ = largest_within(lambda n: bound(order, at(n)), session.size // 20, BUDGET, start=start, steps=6)
+        with worn(session, order, at(number)):
             scores, read = score_encoded(model, items), capability(model, text)
         rows.append({
             "order": order, "dropped": number, **figures(scores, base, POLE), "loss": read.loss(before),

@@ -99,6 +99,18 @@ def test_every_order_gives_nested_masks_of_candidates(orders: ModuleType, tiny_m
     assert np.ptp(shares) <= 1
 
 
+def test_means_are_put_back_where_they_are_asked_for(orders: ModuleType, tiny_model: Callable[..., Any]) -> None:
+    trial = trial_of(orders, tiny_model, number=400)
+    session, items = trial.session, encode_items(trial.session.model, trial.session.tokenizer, small_contrast(40))
+    assert set(orders.WITH_MEANS) < set(orders.ORDERS)
+    target, found = session.targets[0], {}
+    for order in (orders.PLAIN, *orders.WITH_MEANS):
+        with orders.worn(session, order, trial.mask):
+            assert not target.weight[trial.mask[target.name]].any(), "dropped in either way"
+            found[order] = score_encoded(session.model, items).difference()
+    assert len({round(float(scores.mean()), 6) for scores in found.values()}) == 1 + len(orders.WITH_MEANS)
+
+
 def test_held_out_pairs_are_others_of_the_calibration_part(orders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "PAIRS", 12)
     monkeypatch.setattr(orders, "HELD", 5)
