@@ -9,6 +9,11 @@ from benchmarks.readme import SETS
 
 Found = dict[str, Any]  # a result file
 GAINS = ("plain", "t-shrunk", "rank 1", "rank 4", "rank 16")  # ways to estimate H, in the order of the page
+AUDITS = {
+    "audit": "four hazards",
+    "audit_budget": "four hazards within 0.1 nats, disabled alone",
+    "audit_public": "two public sets",
+}
 CELLS = 8  # of a causal map that the page shows
 
 
@@ -16,7 +21,7 @@ def inside(read: Callable[[str], Any]) -> Iterator[str]:
     """All of them whose result is there. read: from the name of a result file to what it says, or None."""
     if found := read("compare"):
         yield from _compared(found)
-    for name, title in (("audit", "four hazards"), ("audit_public", "two public sets")):
+    for name, title in AUDITS.items():
         if found := read(name):
             yield from _audited(found, title)
     for name, title in SETS.items():
